@@ -1,0 +1,57 @@
+//! What the HTTP API asks of the daemon. The daemon implements it; tests of the API use a double.
+
+use std::future::Future;
+
+use super::report::Report;
+use crate::ipam::address::{Address, Cidr};
+
+/// A request that failed, with the text that the client gets in the body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// Answered with status 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// Answered with status 200 and the body `cancelled` (control.md 1.10).
+    #[error("cancelled")]
+    Cancelled,
+    /// The daemon is stopping: status 503.
+    #[error("weave is stopping")]
+    Stopping,
+}
+
+/// Address owners with what they own, in order of allocation.
+pub type OwnedList = Vec<(String, Vec<Cidr>)>;
+
+/// Everything the routes of control.md 3.2 need. Dropping a returned future cancels the request.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Is IP allocation enabled? If not, its routes do not exist (404).
+    fn ipam_enabled(&self) -> bool;
+    /// `POST /ip/{id}[/{subnet}]`; `None` means the default subnet.
+    fn allocate(&self, id: String, subnet: Option<Cidr>, check_alive: bool) -> impl Future<Output = Result<Cidr, BackendError>> + Send;
+    /// `PUT /ip/{id}/{cidr}`.
+    fn claim(&self, id: String, cidr: Cidr, check_alive: bool, no_error_on_unknown: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `GET /ip/{id}[/{subnet}]`: what the ID owns inside the subnet.
+    fn lookup(&self, id: String, subnet: Option<Cidr>) -> impl Future<Output = Result<Vec<Cidr>, BackendError>> + Send;
+    /// `GET /ip`.
+    fn owned(&self) -> impl Future<Output = Result<OwnedList, BackendError>> + Send;
+    /// `DELETE /ip/{id}/{ip}`.
+    fn free(&self, id: String, addr: Address) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /ip/{id}`.
+    fn free_all(&self, id: String) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `GET /ring`: returns once a ring exists.
+    fn prime(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `GET /ipinfo/defaultsubnet`.
+    fn default_subnet(&self) -> Option<Cidr>;
+    /// `POST /connect`. One error line per bad peer; the good ones are applied.
+    fn connect(&self, peers: Vec<String>, replace: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `POST /forget`.
+    fn forget(&self, peers: Vec<String>) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /peer`: hand our address space over before we leave for good.
+    fn depart(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /peer/{id}`: how many addresses were taken over; `None` without IPAM.
+    fn remove_peer(&self, peer: String) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
+    /// Everything shown by `/status*`, `/report`, `/metrics`.
+    fn report(&self) -> impl Future<Output = Result<Report, BackendError>> + Send;
+    /// May `/status` answer 200 yet?
+    fn ready(&self) -> bool;
+}

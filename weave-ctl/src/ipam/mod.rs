@@ -1,0 +1,3 @@
+//! IP address allocation (`spec/control.md` section 1). Pure.
+
+pub mod address;

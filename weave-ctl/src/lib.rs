@@ -1,0 +1,14 @@
+//! Weave: a container network without a central store.
+//!
+//! Pure state machines (`mesh`, `ipam`, `overlay`) sit in the middle; `daemon` wires them to
+//! sockets, clocks, netlink and BPF maps; `cli` and `api` are what people and scripts talk to.
+
+pub mod api;
+pub mod cli;
+pub mod daemon;
+pub mod docker;
+pub mod ipam;
+pub mod mesh;
+pub mod net;
+pub mod overlay;
+pub mod store;

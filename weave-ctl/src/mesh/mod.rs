@@ -1,0 +1,13 @@
+//! The mesh: who is in the cluster, how to reach them, and gossip (`spec/wire.md` sections 1-5).
+//!
+//! Everything here but `transport` is pure: no sockets, clocks, tasks or randomness of its own.
+
+pub mod channel;
+pub mod name;
+
+/// Time since an arbitrary start, as told by whoever drives a state machine.
+pub type Now = std::time::Duration;
+
+/// Local number of one TCP connection (also of an attempt that got as far as the handshake); never
+/// reused within a process, never sent.
+pub type ConnId = u64;

@@ -1,0 +1,1 @@
+//! Carrying frames between peers: the overlay switch and its paths.
