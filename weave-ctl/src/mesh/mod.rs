@@ -3,7 +3,10 @@
 //! Everything here but `transport` is pure: no sockets, clocks, tasks or randomness of its own.
 
 pub mod channel;
+pub mod handshake;
+pub mod message;
 pub mod name;
+pub mod summary;
 
 /// Time since an arbitrary start, as told by whoever drives a state machine.
 pub type Now = std::time::Duration;
