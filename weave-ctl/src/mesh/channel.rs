@@ -1,13 +1,15 @@
 //! What a gossip channel (IP allocation, later DNS) is to the mesh, and the mesh to a channel.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use super::Now;
 use super::name::PeerName;
 
 /// Data a channel has handed to the mesh to be sent. It may wait in a slot and be merged with
-/// later data before [`Channel::encode`] turns it into bytes (wire.md 4.5).
-pub type GossipData = Box<dyn Any + Send>;
+/// later data before [`Channel::encode`] turns it into bytes (wire.md 4.5). Shared, as the same item waits for
+/// several neighbours.
+pub type GossipData = Arc<dyn Any + Send + Sync>;
 
 /// A channel rejects what a neighbour sent. The connection that delivered it is closed with this
 /// text as its reason, as an original peer would do.
