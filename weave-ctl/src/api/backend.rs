@@ -27,11 +27,26 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Is IP allocation enabled? If not, its routes do not exist (404).
     fn ipam_enabled(&self) -> bool;
     /// `POST /ip/{id}[/{subnet}]`; `None` means the default subnet.
-    fn allocate(&self, id: String, subnet: Option<Cidr>, check_alive: bool) -> impl Future<Output = Result<Cidr, BackendError>> + Send;
+    fn allocate(
+        &self,
+        id: String,
+        subnet: Option<Cidr>,
+        check_alive: bool,
+    ) -> impl Future<Output = Result<Cidr, BackendError>> + Send;
     /// `PUT /ip/{id}/{cidr}`.
-    fn claim(&self, id: String, cidr: Cidr, check_alive: bool, no_error_on_unknown: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn claim(
+        &self,
+        id: String,
+        cidr: Cidr,
+        check_alive: bool,
+        no_error_on_unknown: bool,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `GET /ip/{id}[/{subnet}]`: what the ID owns inside the subnet.
-    fn lookup(&self, id: String, subnet: Option<Cidr>) -> impl Future<Output = Result<Vec<Cidr>, BackendError>> + Send;
+    fn lookup(
+        &self,
+        id: String,
+        subnet: Option<Cidr>,
+    ) -> impl Future<Output = Result<Vec<Cidr>, BackendError>> + Send;
     /// `GET /ip`.
     fn owned(&self) -> impl Future<Output = Result<OwnedList, BackendError>> + Send;
     /// `DELETE /ip/{id}/{ip}`.
@@ -43,7 +58,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `GET /ipinfo/defaultsubnet`.
     fn default_subnet(&self) -> Option<Cidr>;
     /// `POST /connect`. One error line per bad peer; the good ones are applied.
-    fn connect(&self, peers: Vec<String>, replace: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn connect(
+        &self,
+        peers: Vec<String>,
+        replace: bool,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `POST /forget`.
     fn forget(&self, peers: Vec<String>) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `DELETE /peer`: hand our address space over before we leave for good.
