@@ -3,6 +3,7 @@
 //! Everything here but `transport` is pure: no sockets, clocks, tasks or randomness of its own.
 
 pub mod channel;
+pub mod gob;
 pub mod handshake;
 pub mod message;
 pub mod name;

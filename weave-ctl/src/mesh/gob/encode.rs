@@ -1,0 +1,198 @@
+//! Encoding gob streams: one stream, each descriptor once, ids from 65 upward (wire.md 3.2, 3.3).
+
+use super::{Type, Value};
+
+const FIRST_ID: i64 = 65;
+
+/// Writes values into one stream.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    out: Vec<u8>,
+    /// Position gives the id.
+    types: Vec<Type>,
+}
+
+impl Encoder {
+    /// An empty stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends `value`, preceded by the descriptors that the stream still lacks.
+    ///
+    /// A value that is not of type `ty` is a mistake of the caller: it panics in debug builds and
+    /// is written as that type's zero otherwise.
+    pub fn encode(&mut self, ty: &Type, value: &Value<'_>) {
+        let id = self.id_of(ty);
+        let mut message = Vec::new();
+        put_int(&mut message, id);
+        if !matches!(ty, Type::Struct(..)) {
+            message.push(0);
+        }
+        put_value(&mut message, ty, value);
+        put_bytes(&mut self.out, &message);
+    }
+
+    /// The bytes of the stream.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+
+    fn id_of(&mut self, ty: &Type) -> i64 {
+        match ty {
+            Type::Bool => return 1,
+            Type::Int => return 2,
+            Type::Uint => return 3,
+            Type::Bytes => return 5,
+            Type::String => return 6,
+            Type::Slice(_) | Type::Map(..) | Type::Struct(..) => {}
+        }
+        if let Some(id) = (FIRST_ID..)
+            .zip(&self.types)
+            .find_map(|(id, known)| (known == ty).then_some(id))
+        {
+            return id;
+        }
+        let wire = match ty {
+            Type::Slice(element) => (2, vec![("", self.id_of(element))]),
+            Type::Map(key, element) => (4, vec![("", self.id_of(key)), ("", self.id_of(element))]),
+            Type::Struct(_, fields) => (
+                3,
+                fields.iter().map(|(name, ty)| (*name, self.id_of(ty))).collect(),
+            ),
+            _ => return 0,
+        };
+        self.types.push(*ty);
+        let id = (FIRST_ID..)
+            .zip(&self.types)
+            .map(|(id, _)| id)
+            .last()
+            .unwrap_or(FIRST_ID);
+        put_bytes(&mut self.out, &descriptor(ty, id, wire));
+        id
+    }
+}
+
+/// A descriptor's message. `wire`: number of the field of `wireType`, then the parts.
+fn descriptor(ty: &Type, id: i64, (kind, parts): (u8, Vec<(&str, i64)>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_int(&mut out, -id);
+    out.push(kind);
+    out.push(1);
+    match ty {
+        Type::Struct(name, _) if !name.is_empty() => {
+            out.push(1);
+            put_bytes(&mut out, name.as_bytes());
+            out.push(1);
+        }
+        _ => out.push(2),
+    }
+    put_int(&mut out, id);
+    out.push(0);
+    if matches!(ty, Type::Struct(..)) && !parts.is_empty() {
+        out.push(1);
+        put_uint(&mut out, parts.len() as u64);
+        for (name, id) in parts {
+            out.push(1);
+            put_bytes(&mut out, name.as_bytes());
+            out.push(1);
+            put_int(&mut out, id);
+            out.push(0);
+        }
+    } else {
+        for (_, id) in parts {
+            out.push(1);
+            put_int(&mut out, id);
+        }
+    }
+    out.extend([0, 0]);
+    out
+}
+
+fn put_value(out: &mut Vec<u8>, ty: &Type, value: &Value<'_>) {
+    match (ty, value) {
+        (Type::Bool, Value::Bool(v)) => out.push(u8::from(*v)),
+        (Type::Int, Value::Int(v)) => put_int(out, *v),
+        (Type::Uint, Value::Uint(v)) => put_uint(out, *v),
+        (Type::Bytes, Value::Bytes(v)) => put_bytes(out, v),
+        (Type::String, Value::String(v)) => put_bytes(out, v.as_bytes()),
+        (Type::Slice(element), Value::Slice(values)) => {
+            put_uint(out, values.len() as u64);
+            for v in values {
+                put_value(out, element, v);
+            }
+        }
+        (Type::Map(key, element), Value::Map(pairs)) => {
+            put_uint(out, pairs.len() as u64);
+            for (k, v) in pairs {
+                put_value(out, key, k);
+                put_value(out, element, v);
+            }
+        }
+        (Type::Struct(_, fields), Value::Struct(values)) => put_fields(out, fields, values),
+        _ => {
+            debug_assert!(false, "{value:?} is no {ty:?}");
+            // The zero of every kind.
+            out.push(0);
+        }
+    }
+}
+
+fn put_fields(out: &mut Vec<u8>, fields: &[(&str, Type)], values: &[(&str, Value<'_>)]) {
+    debug_assert!(
+        values
+            .iter()
+            .all(|(name, _)| fields.iter().any(|(known, _)| known == name)),
+        "unknown field among {values:?}"
+    );
+    let mut delta = 0;
+    for (name, ty) in fields {
+        delta += 1;
+        let found = values.iter().find(|(n, _)| n == name).map(|(_, v)| v);
+        if let Some(value) = found.filter(|v| !is_omitted(v)) {
+            put_uint(out, delta);
+            put_value(out, ty, value);
+            delta = 0;
+        }
+    }
+    out.push(0);
+}
+
+/// Zero fields are not written, but structs and maps that are there always are (wire.md 3.1).
+fn is_omitted(value: &Value<'_>) -> bool {
+    match value {
+        Value::Bool(v) => !v,
+        Value::Int(v) => *v == 0,
+        Value::Uint(v) => *v == 0,
+        Value::Bytes(v) => v.is_empty(),
+        Value::String(v) => v.is_empty(),
+        Value::Slice(v) => v.is_empty(),
+        Value::Map(_) | Value::Struct(_) => false,
+    }
+}
+
+fn put_uint(out: &mut Vec<u8>, number: u64) {
+    if let Some(small) = u8::try_from(number).ok().filter(|b| *b < 0x80) {
+        out.push(small);
+        return;
+    }
+    let bytes = number.to_be_bytes();
+    let significant = bytes
+        .iter()
+        .position(|b| *b != 0)
+        .map_or(&[][..], |at| &bytes[at..]);
+    out.push((significant.len() as u8).wrapping_neg());
+    out.extend_from_slice(significant);
+}
+
+fn put_int(out: &mut Vec<u8>, number: i64) {
+    let doubled = number.cast_unsigned() << 1;
+    put_uint(out, if number < 0 { !doubled } else { doubled });
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_uint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
