@@ -7,7 +7,11 @@ pub mod gob;
 pub mod handshake;
 pub mod message;
 pub mod name;
+pub mod peers;
+pub mod routes;
+pub mod short_ids;
 pub mod summary;
+pub mod targets;
 
 /// Time since an arbitrary start, as told by whoever drives a state machine.
 pub type Now = std::time::Duration;

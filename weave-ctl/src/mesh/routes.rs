@@ -1,0 +1,300 @@
+//! Routing tables, computed from the topology (wire.md 4.4).
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::name::PeerName;
+use super::peers::Peers;
+
+/// Which connections count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Edges {
+    /// Present and established at both ends: for data frames.
+    Established,
+    /// Claimed by one end: for gossip.
+    All,
+}
+
+type Graph = Vec<Vec<u32>>;
+/// First hop of each peer that was reached; the start leads to itself.
+type Hops = Vec<Option<u32>>;
+
+/// The tables of one peer for one state of the topology. Peers are numbered in order of their
+/// names, as that order decides between equal paths.
+#[derive(Debug, Default)]
+pub struct Routes {
+    names: Vec<PeerName>,
+    own: Option<u32>,
+    established: Graph,
+    all: Graph,
+    unicast: Hops,
+    unicast_all: Hops,
+    weights: Vec<(PeerName, u32)>,
+    cache: HashMap<(PeerName, Edges), Vec<PeerName>>,
+}
+
+impl Routes {
+    /// Tables for that peer.
+    #[must_use]
+    pub fn compute(peers: &Peers, own: PeerName) -> Self {
+        let names: Vec<PeerName> = peers.iter().map(|p| p.name).collect();
+        let mut all: Graph = Vec::with_capacity(names.len());
+        let mut claimed: Graph = Vec::with_capacity(names.len());
+        for peer in peers.iter() {
+            let (mut any, mut est) = (Vec::with_capacity(peer.connections.len()), Vec::new());
+            let mut at = 0;
+            // Both are sorted, so one pass over the names finds all numbers.
+            for link in &peer.connections {
+                while names.get(at).is_some_and(|n| *n < link.name) {
+                    at += 1;
+                }
+                if names.get(at) == Some(&link.name) {
+                    any.push(at as u32);
+                    if link.established {
+                        est.push(at as u32);
+                    }
+                }
+            }
+            all.push(any);
+            claimed.push(est);
+        }
+        let mutual = |p: usize, q: u32| neighbours(&claimed, q).binary_search(&(p as u32)).is_ok();
+        let established: Graph = claimed
+            .iter()
+            .enumerate()
+            .map(|(p, list)| list.iter().copied().filter(|q| mutual(p, *q)).collect())
+            .collect();
+        let own = names.binary_search(&own).ok().map(|i| i as u32);
+        let mut routes = Self {
+            names,
+            own,
+            established,
+            all,
+            ..Self::default()
+        };
+        if let Some(own) = own {
+            routes.unicast = search(&routes.established, own, None).0;
+            routes.unicast_all = search(&routes.all, own, None).0;
+            routes.weights = routes.weigh(own);
+        }
+        routes
+    }
+
+    /// Do data frames take the same ways in both?
+    #[must_use]
+    pub fn same_for_data(&self, other: &Self) -> bool {
+        self.names == other.names && self.established == other.established
+    }
+
+    /// First hop towards a peer; `None` when there is none, or for ourselves.
+    #[must_use]
+    pub fn next_hop(&self, to: PeerName, edges: Edges) -> Option<PeerName> {
+        let hops = if edges == Edges::All {
+            &self.unicast_all
+        } else {
+            &self.unicast
+        };
+        let to = self.names.binary_search(&to).ok()?;
+        let hop = (*hops.get(to)?)?;
+        if Some(hop) == self.own {
+            None
+        } else {
+            self.names.get(hop as usize).copied()
+        }
+    }
+
+    /// The table for data frames, by destination; ourselves with `None`.
+    pub fn unicast(&self) -> impl Iterator<Item = (PeerName, Option<PeerName>)> {
+        self.names.iter().zip(&self.unicast).filter_map(|(to, hop)| {
+            let hop = (*hop)?;
+            let via = if Some(hop) == self.own {
+                None
+            } else {
+                self.names.get(hop as usize).copied()
+            };
+            Some((*to, via))
+        })
+    }
+
+    /// To whom we pass on what that peer broadcasts. Computed on first use.
+    pub fn broadcast(&mut self, origin: PeerName, edges: Edges) -> &[PeerName] {
+        let known = self.names.binary_search(&origin).ok().zip(self.own);
+        // The cache holds known origins only, so it cannot grow beyond the table of peers.
+        let Some((origin_number, own)) = known else {
+            return &[];
+        };
+        let graph = if edges == Edges::All {
+            &self.all
+        } else {
+            &self.established
+        };
+        let names = &self.names;
+        self.cache.entry((origin, edges)).or_insert_with(|| {
+            let (hops, stopped) = search(graph, origin_number as u32, Some(own));
+            let unreached = |q: &&u32| hops.get(**q as usize).is_some_and(Option::is_none);
+            let list = if stopped { neighbours(graph, own) } else { &[] };
+            list.iter()
+                .filter(unreached)
+                .filter_map(|q| names.get(*q as usize).copied())
+                .collect()
+        })
+    }
+
+    /// Broadcast table for data frames of every peer that reaches us.
+    pub fn broadcasts(&mut self) -> BTreeMap<PeerName, Vec<PeerName>> {
+        let reachable: Vec<PeerName> = self.unicast().map(|(name, _)| name).collect();
+        reachable
+            .into_iter()
+            .map(|origin| (origin, self.broadcast(origin, Edges::Established).to_vec()))
+            .collect()
+    }
+
+    /// Peers in the table for gossip, ourselves included (wire.md 4.3 "number of table entries").
+    #[must_use]
+    pub fn gossip_entries(&self) -> usize {
+        self.unicast_all.iter().filter(|h| h.is_some()).count()
+    }
+
+    /// Neighbours with the number of peers that they lead to.
+    #[must_use]
+    pub fn weights(&self) -> &[(PeerName, u32)] {
+        &self.weights
+    }
+
+    fn weigh(&self, own: u32) -> Vec<(PeerName, u32)> {
+        let mut counts = BTreeMap::new();
+        for hop in self.unicast_all.iter().flatten().filter(|h| **h != own) {
+            if let Some(name) = self.names.get(*hop as usize) {
+                *counts.entry(*name).or_insert(0) += 1;
+            }
+        }
+        counts.into_iter().collect()
+    }
+}
+
+fn neighbours(graph: &Graph, of: u32) -> &[u32] {
+    graph.get(of as usize).map_or(&[], Vec::as_slice)
+}
+
+/// Breadth first from a peer, each level in order of names; true when it ended at the stop peer.
+fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
+    let mut hops: Hops = vec![None; graph.len()];
+    let mut level = vec![from];
+    if let Some(start) = hops.get_mut(from as usize) {
+        *start = Some(from);
+    }
+    while !level.is_empty() {
+        level.sort_unstable();
+        let mut next = Vec::new();
+        for peer in level {
+            if stop == Some(peer) {
+                return (hops, true);
+            }
+            let via = hops.get(peer as usize).copied().flatten();
+            for neighbour in neighbours(graph, peer) {
+                if let Some(hop @ None) = hops.get_mut(*neighbour as usize) {
+                    *hop = if peer == from { Some(*neighbour) } else { via };
+                    next.push(*neighbour);
+                }
+            }
+        }
+        level = next;
+    }
+    (hops, false)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::summary::{ConnectionSummary, PeerSummary};
+    use super::*;
+
+    fn name(letter: char) -> PeerName {
+        PeerName::from_u64(u64::from(letter)).unwrap()
+    }
+
+    fn peers(own: char, links: &[(char, &str)]) -> Peers {
+        let summary = |(from, to): &(char, &str)| PeerSummary {
+            name: name(*from),
+            nickname: String::new(),
+            uid: 1,
+            version: 1,
+            short_id: None,
+            connections: to
+                .chars()
+                .filter(|c| c.is_alphabetic())
+                .map(|c| ConnectionSummary {
+                    name: name(c.to_ascii_uppercase()),
+                    remote_addr: String::new(),
+                    outbound: true,
+                    established: c.is_uppercase(),
+                })
+                .collect(),
+        };
+        let own_summary = links.iter().find(|l| l.0 == own).map(summary).unwrap();
+        let mut peers = Peers::new(own_summary);
+        peers.apply(links.iter().map(summary).collect());
+        peers
+    }
+
+    fn text(hops: &[PeerName]) -> String {
+        hops.iter().map(|n| char::from(n.to_bytes()[5])).collect()
+    }
+
+    /// The worked example of wire.md 4.4.
+    #[test]
+    fn worked_example() {
+        let links = [('A', "BC"), ('B', "AD"), ('C', "AD"), ('D', "BCE"), ('E', "D")];
+        for (own, unicast, broadcast) in [
+            ('A', "-BCBB", ["BC", "C", "B", "", ""]),
+            ('B', "A-ADD", ["D", "AD", "", "A", "A"]),
+            ('C', "AA-DD", ["", "", "AD", "", ""]),
+            ('D', "BBC-E", ["E", "E", "E", "BCE", "BC"]),
+            ('E', "DDDD-", ["", "", "", "", "D"]),
+        ] {
+            let mut routes = Routes::compute(&peers(own, &links), name(own));
+            for edges in [Edges::Established, Edges::All] {
+                let hop = |c| {
+                    routes
+                        .next_hop(name(c), edges)
+                        .map_or("-".to_owned(), |n| text(&[n]))
+                };
+                assert_eq!(
+                    "ABCDE".chars().map(hop).collect::<String>(),
+                    unicast,
+                    "unicast at {own}"
+                );
+                let lists: Vec<String> = "ABCDE"
+                    .chars()
+                    .map(|c| text(routes.broadcast(name(c), edges)))
+                    .collect();
+                assert_eq!(lists, broadcast, "broadcasts at {own}");
+            }
+        }
+    }
+
+    /// Small letters: claimed, but not established.
+    #[test]
+    fn data_needs_both_ends_gossip_one_claim() {
+        let mut routes = Routes::compute(&peers('A', &[('A', "Bc"), ('B', "a"), ('C', "A")]), name('A'));
+        assert_eq!(routes.next_hop(name('B'), Edges::Established), None);
+        assert_eq!(routes.next_hop(name('C'), Edges::Established), None);
+        assert_eq!(routes.next_hop(name('B'), Edges::All), Some(name('B')));
+        assert_eq!(routes.next_hop(name('C'), Edges::All), Some(name('C')));
+        assert_eq!(routes.unicast().collect::<Vec<_>>(), [(name('A'), None)]);
+        assert!(routes.broadcast(name('A'), Edges::Established).is_empty());
+        assert_eq!(text(routes.broadcast(name('A'), Edges::All)), "BC");
+        assert!(
+            routes.broadcast(name('Z'), Edges::All).is_empty(),
+            "unknown origin"
+        );
+        assert!(routes.cache.len() <= 4);
+    }
+
+    #[test]
+    fn weights_count_what_lies_behind() {
+        let links = [('A', "BC"), ('B', "AD"), ('C', "AD"), ('D', "BCE"), ('E', "D")];
+        let routes = Routes::compute(&peers('A', &links), name('A'));
+        assert_eq!(routes.weights(), [(name('B'), 3), (name('C'), 1)]);
+        assert_eq!(routes.gossip_entries(), 5);
+    }
+}
