@@ -1,0 +1,283 @@
+//! Connections of the mesh: introduction, tie-break, limit, end (wire.md 2.7, 2.8, 2.10).
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::core::{Call, HEARTBEAT, Introduction, Mesh, Output};
+use super::gossip::TOPOLOGY;
+use super::name::PeerName;
+use super::peers::MAX_PEERS;
+use super::queue::{Item, Queue, Slot};
+use super::routes::Edges;
+use super::summary::{ConnectionSummary, PeerSummary};
+use super::targets::{self, Ending, Link};
+use super::{ConnId, Now};
+
+/// A connection that is part of the mesh.
+pub(super) struct Connection {
+    pub(super) remote: PeerName,
+    pub(super) remote_addr: SocketAddr,
+    pub(super) remote_uid: u64,
+    pub(super) outbound: bool,
+    pub(super) dialled: Option<SocketAddr>,
+    pub(super) uid: u64,
+    pub(super) established: bool,
+    pub(super) heartbeat_at: Now,
+    pub(super) queue: Queue,
+}
+
+/// Why a connection does not become part of the mesh (texts of wire.md 2.7, 2.8).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("Found unknown remote name: {0} at {1}")]
+    UnknownName(PeerName, SocketAddr),
+    #[error("local \"{0}\" and remote \"{1}\" peer names collision")]
+    Collision(String, String),
+    #[error("cannot connect to ourself")]
+    Ourself,
+    #[error("Multiple connections to {0} added to {1}")]
+    Multiple(String, String),
+    #[error("{}", targets::limit_reached(*.0))]
+    Limit(usize),
+    #[error("Peer limit reached ({MAX_PEERS})")]
+    PeerLimit,
+}
+
+impl Mesh {
+    pub(super) fn introduced(&mut self, call: &mut Call<'_>, intro: Introduction) {
+        let conn = intro.conn;
+        let dialled = intro.dialled.map(targets::canonical);
+        let remote = intro.features.name;
+        if self.conns.contains_key(&conn) {
+            return;
+        }
+        let verdict = self.admit(call, &intro, dialled);
+        if let Some(target) = dialled {
+            self.targets.answered(target, remote, verdict.is_ok());
+        }
+        if let Err(refusal) = verdict {
+            self.refuse(call.now, conn, dialled, &refusal);
+            return;
+        }
+        let links = self.peers.get(remote).map_or(0, |p| p.connections.len());
+        tracing::info!(conn, %remote, outbound = intro.outbound, links, "connection added");
+        self.add_connection(call, intro, dialled);
+    }
+
+    /// All checks in their order; may close an earlier connection in favour of this one.
+    fn admit(&mut self, call: &mut Call<'_>, intro: &Introduction, dialled: Option<SocketAddr>) -> Result<(), Refusal> {
+        let theirs = &intro.features;
+        let own = self.config.name;
+        let may_introduce = !intro.outbound || dialled.is_some_and(|target| self.targets.is_direct(target));
+        let known = self.peers.get(theirs.name).is_some();
+        if !known && !may_introduce {
+            return Err(Refusal::UnknownName(theirs.name, targets::canonical(intro.remote)));
+        }
+        if theirs.name == own && theirs.uid == self.config.uid {
+            return Err(Refusal::Ourself);
+        }
+        if theirs.name == own {
+            let remote = format!("{}({})", theirs.name, theirs.nickname);
+            return Err(Refusal::Collision(self.peers.full_name(own), remote));
+        }
+        let shown = if known {
+            self.peers.full_name(theirs.name)
+        } else {
+            format!("{}({})", theirs.name, theirs.nickname)
+        };
+        let multiple = Refusal::Multiple(shown, self.peers.full_name(own));
+        let uid = intro.our_conn_id ^ theirs.conn_id;
+        if let Some((old_conn, old)) = self.connection_with(theirs.name) {
+            // A connection with an earlier incarnation is dead, whatever its number.
+            let outlived = old.remote_uid != theirs.uid;
+            let (loses, wins) = (uid > old.uid && !outlived, uid < old.uid || outlived);
+            if !loses {
+                self.close(call, old_conn, multiple.to_string());
+            }
+            if !wins {
+                return Err(multiple);
+            }
+        }
+        let limit = self.config.conn_limit;
+        if limit > 0 && self.conns.len() >= limit {
+            return Err(Refusal::Limit(limit));
+        }
+        if self.peers.get(theirs.name).is_none() && self.peers.is_full() {
+            return Err(Refusal::PeerLimit);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, now: Now, conn: ConnId, dialled: Option<SocketAddr>, refusal: &Refusal) {
+        tracing::info!(conn, %refusal, "connection refused");
+        let hopeless = matches!(refusal, Refusal::Collision(..) | Refusal::Ourself);
+        let ending = if hopeless { Ending::Hopeless } else { Ending::NotMade };
+        if let Some(target) = dialled {
+            self.targets.ended(now, target, ending, refusal.to_string(), &mut self.rng);
+        }
+        self.terminations += u64::from(*refusal != Refusal::Ourself);
+        self.timers.dial = Some(now);
+        self.out.push(Output::Close { conn, reason: refusal.to_string() });
+    }
+
+    fn add_connection(&mut self, call: &mut Call<'_>, intro: Introduction, dialled: Option<SocketAddr>) {
+        let Introduction { conn, outbound, features, our_conn_id, .. } = intro;
+        let remote = features.name;
+        let remote_addr = targets::canonical(intro.remote);
+        // A peer inserted just now has the same UID, but no route leads to it yet.
+        let introduced = self.peers.introduce(PeerSummary {
+            name: remote,
+            nickname: features.nickname.clone(),
+            uid: features.uid,
+            version: 0,
+            short_id: features.short_id,
+            connections: Vec::new(),
+        });
+        self.short_ids_changed(call.now, introduced.as_slice());
+        let restarted = self.peers.get(remote).is_some_and(|p| p.uid != features.uid);
+        let unreached = self.routes.next_hop(remote, Edges::Established).is_none();
+        let uid = our_conn_id ^ features.conn_id;
+        self.conns.insert(
+            conn,
+            Connection {
+                remote,
+                remote_addr,
+                remote_uid: features.uid,
+                outbound,
+                dialled,
+                uid,
+                established: false,
+                heartbeat_at: call.now + HEARTBEAT,
+                queue: Queue::default(),
+            },
+        );
+        self.by_remote.insert(remote, conn);
+        self.peers.change_own(|own| {
+            own.connections.push(ConnectionSummary {
+                name: remote,
+                remote_addr: remote_addr.to_string(),
+                outbound,
+                established: false,
+            });
+        });
+        self.out.push(Output::Added { conn, remote, conn_uid: uid, features: Box::new(features), outbound, remote_addr });
+        if restarted || unreached {
+            self.send_full_state(call, conn);
+        }
+        self.topology_changed(call.now);
+        self.schedule_update(call.now, Some(remote));
+    }
+
+    /// Everything we know, to a neighbour that may know nothing (wire.md 2.10).
+    fn send_full_state(&mut self, call: &mut Call<'_>, conn: ConnId) {
+        self.put(call, conn, (TOPOLOGY.into(), Slot::Gossip), Item::AllPeers);
+        for name in call.channels.names() {
+            let state = self.with_channel(call, name, |channel, outlet| channel.full_state(outlet)).flatten();
+            if let Some(data) = state {
+                self.put(call, conn, (Arc::from(name), Slot::Gossip), Item::Data(data));
+            }
+        }
+    }
+
+    pub(super) fn established(&mut self, call: &mut Call<'_>, conn: ConnId) {
+        let Some(connection) = self.conns.get_mut(&conn).filter(|c| !c.established) else { return };
+        connection.established = true;
+        let remote = connection.remote;
+        self.peers.change_own(|own| {
+            if let Some(link) = own.connections.iter_mut().find(|l| l.name == remote) {
+                link.established = true;
+            }
+        });
+        self.timers.routes.get_or_insert(call.now + super::core::ROUTES_DELAY);
+        self.schedule_update(call.now, None);
+    }
+
+    /// Closes from our side.
+    pub(super) fn close(&mut self, call: &mut Call<'_>, conn: ConnId, reason: String) {
+        if self.conns.contains_key(&conn) {
+            self.out.push(Output::Close { conn, reason: reason.clone() });
+            self.remove_connection(call, conn, reason);
+        }
+    }
+
+    pub(super) fn remove_connection(&mut self, call: &mut Call<'_>, conn: ConnId, error: String) {
+        let Some(connection) = self.conns.remove(&conn) else { return };
+        let remote = connection.remote;
+        tracing::info!(conn, %remote, %error, "connection removed");
+        self.by_remote.remove(&remote);
+        self.peers.change_own(|own| own.connections.retain(|l| l.name != remote));
+        self.out.push(Output::Removed { conn, remote });
+        self.terminations += 1;
+        if let Some(target) = connection.dialled {
+            self.targets.ended(call.now, target, Ending::Lost, error, &mut self.rng);
+        }
+        self.collect_garbage(call);
+        self.topology_changed(call.now);
+        self.schedule_update(call.now, None);
+    }
+
+    pub(super) fn dial_failed(&mut self, call: &mut Call<'_>, target: SocketAddr, error: String, connected: bool) {
+        let target = targets::canonical(target);
+        tracing::info!(%target, %error, "dial failed");
+        self.terminations += u64::from(connected);
+        self.targets.ended(call.now, target, Ending::NotMade, error, &mut self.rng);
+        self.timers.dial.get_or_insert(call.now);
+    }
+
+    pub(super) fn shutdown(&mut self, call: &mut Call<'_>) {
+        self.stopped = true;
+        let all: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in all {
+            self.close(call, conn, "weave is stopping".to_owned());
+        }
+        self.waiting.clear();
+    }
+
+    pub(super) fn send_heartbeats(&mut self, now: Now) {
+        for (conn, connection) in &mut self.conns {
+            if connection.heartbeat_at <= now {
+                connection.heartbeat_at = now + HEARTBEAT;
+                connection.queue.push_heartbeat();
+                if !std::mem::replace(&mut connection.queue.announced, true) {
+                    self.out.push(Output::Ready { conn: *conn });
+                }
+            }
+        }
+    }
+
+    /// Whom to dial now (wire.md 5.2).
+    pub(super) fn refresh_targets(&mut self, now: Now) {
+        self.timers.dial = None;
+        let links: Vec<Link> = self
+            .conns
+            .values()
+            .map(|c| Link { addr: c.remote_addr, outbound: c.outbound, remote: c.remote })
+            .collect();
+        let discovered = if self.config.discovery { self.discovered() } else { BTreeSet::new() };
+        let dial = self.targets.refresh(now, &links, discovered, &mut self.rng);
+        self.out.extend(dial.into_iter().map(|target| Output::Dial { target }));
+    }
+
+    /// Addresses of peers that others are connected to, and we are not (wire.md 5.1).
+    fn discovered(&self) -> BTreeSet<SocketAddr> {
+        let own = self.config.name;
+        if self.by_remote.len() + 1 >= self.peers.len() {
+            return BTreeSet::new();
+        }
+        let strangers: BTreeSet<PeerName> =
+            self.peers.iter().map(|p| p.name).filter(|n| *n != own && !self.by_remote.contains_key(n)).collect();
+        self.peers
+            .iter()
+            .filter(|p| p.name != own)
+            .flat_map(|p| &p.connections)
+            .filter(|l| strangers.contains(&l.name))
+            .filter_map(|l| targets::discovered(&l.remote_addr, l.outbound, self.config.port))
+            .collect()
+    }
+
+    pub(super) fn connection_with(&self, remote: PeerName) -> Option<(ConnId, &Connection)> {
+        let conn = *self.by_remote.get(&remote)?;
+        Some((conn, self.conns.get(&conn)?))
+    }
+}

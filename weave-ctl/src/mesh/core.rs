@@ -1,0 +1,450 @@
+//! The mesh of one peer as a state machine: inputs in, outputs out, no clock and no socket.
+//!
+//! The driver calls [`Mesh::handle`] for everything that happens, and at [`Mesh::next_deadline`]
+//! with [`Input::Tick`]; it carries out the outputs in order, and fetches what is to be sent on a
+//! connection with [`Mesh::poll_send`] after [`Output::Ready`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::channel::Channels;
+use super::connections::Connection;
+use super::gossip::Relay;
+use super::handshake::Features;
+use super::message::Message;
+use super::name::{PeerName, ShortId};
+use super::peers::Peers;
+use super::queue::Item;
+use super::routes::Routes;
+use super::short_ids::Effect;
+use super::summary::PeerSummary;
+use super::surrogate::Surrogates;
+use super::targets::{ResolvedPeer, Targets};
+use super::{ConnId, Now};
+
+/// A heartbeat on every connection (wire.md 2.6).
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Full state of every channel to random neighbours (wire.md 4.2.4).
+pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(30);
+/// From a local event to the topology update (wire.md 4.2.4).
+pub const UPDATE_DELAY: Duration = Duration::from_secs(1);
+/// From an applied update to the collection of garbage (wire.md 4.2.6).
+pub const GARBAGE_DELAY: Duration = Duration::from_secs(1);
+/// From the first change to new routes (wire.md 4.4). Dialling is reconsidered as late.
+pub const ROUTES_DELAY: Duration = Duration::from_millis(100);
+
+/// What a mesh is made with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our name.
+    pub name: PeerName,
+    /// Our display name.
+    pub nickname: String,
+    /// Random and not zero, fresh at every start (wire.md 1.2).
+    pub uid: u64,
+    /// The short ID to begin with: random, or the one we had before.
+    pub short_id: ShortId,
+    /// Our TCP port, taken to be everybody's.
+    pub port: u16,
+    /// Connections at most; 0 for no limit.
+    pub conn_limit: usize,
+    /// Dial peers that others know?
+    pub discovery: bool,
+    /// Of the random numbers.
+    pub seed: u64,
+}
+
+/// A connection whose handshake is done (wire.md 2.2-2.5).
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// The driver's number for it.
+    pub conn: ConnId,
+    /// We dialled.
+    pub outbound: bool,
+    /// The address of [`Output::Dial`], if we dialled.
+    pub dialled: Option<SocketAddr>,
+    /// The remote end of the TCP connection.
+    pub remote: SocketAddr,
+    /// What the remote says of itself.
+    pub features: Features,
+    /// The `ConnID` in our own features.
+    pub our_conn_id: u64,
+}
+
+/// What happens to a mesh.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A deadline has passed.
+    Tick,
+    /// Answered by [`Output::Added`], or by [`Output::Close`] with the reason for the refusal.
+    Introduced(Box<Introduction>),
+    /// A message was read and decoded.
+    Received {
+        /// Where.
+        conn: ConnId,
+        /// What.
+        message: Message,
+    },
+    /// The connection has ended, or its overlay has failed; ignored if the mesh closed it itself.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why, for `status connections`.
+        error: String,
+    },
+    /// No connection came of an [`Output::Dial`].
+    DialFailed {
+        /// Its target.
+        target: SocketAddr,
+        /// Why.
+        error: String,
+        /// TCP was connected, and the handshake failed: counts as a termination.
+        connected: bool,
+    },
+    /// The handshake of a connection that we accepted has failed.
+    AcceptFailed {
+        /// Who it was.
+        remote: SocketAddr,
+        /// Why.
+        error: String,
+    },
+    /// `weave connect`, and the peers given at launch.
+    Connect {
+        /// Names are resolved already.
+        peers: Vec<ResolvedPeer>,
+        /// Forget all earlier ones first.
+        replace: bool,
+    },
+    /// `weave forget`: texts as they were given. Closes nothing.
+    Forget {
+        /// Unknown ones are ignored.
+        peers: Vec<String>,
+    },
+    /// The overlay: our heartbeat was acknowledged on this connection (wire.md 2.10).
+    Established {
+        /// Which.
+        conn: ConnId,
+    },
+    /// The overlay has something to tell its other end over TCP (wire.md 7.4).
+    OverlayControl {
+        /// Where.
+        conn: ConnId,
+        /// Index into the common overlay list.
+        index: u8,
+        /// Overlay's tag.
+        tag: u8,
+        /// Overlay's data.
+        data: Vec<u8>,
+    },
+    /// Closes every connection and dials no more.
+    Shutdown,
+}
+
+/// What the driver is to do or to know, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Dial and shake hands; answered by exactly one `Introduced` or `DialFailed` with this target.
+    Dial {
+        /// Address.
+        target: SocketAddr,
+    },
+    /// The connection is part of the mesh: prepare and confirm its overlay, then start reading.
+    Added {
+        /// Which.
+        conn: ConnId,
+        /// Who.
+        remote: PeerName,
+        /// The same number at both ends (wire.md 1.6).
+        conn_uid: u64,
+        /// Theirs.
+        features: Box<Features>,
+        /// We dialled.
+        outbound: bool,
+        /// Their address.
+        remote_addr: SocketAddr,
+    },
+    /// Close the TCP connection. No `Closed` is needed.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: String,
+    },
+    /// An added connection is gone, whoever ended it: stop its overlay.
+    Removed {
+        /// Which.
+        conn: ConnId,
+        /// Who.
+        remote: PeerName,
+    },
+    /// There is something to send: call [`Mesh::poll_send`] whenever the writer is free, until it
+    /// returns `None`.
+    Ready {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Tag 7 has arrived.
+    OverlayControlReceived {
+        /// Where.
+        conn: ConnId,
+        /// Index into the common overlay list: not checked.
+        index: u8,
+        /// Overlay's tag.
+        tag: u8,
+        /// Overlay's data.
+        data: Vec<u8>,
+    },
+    /// Data frames may have to go another way now.
+    RoutesChanged,
+    /// Some short ID has another owner, or its first one, or none.
+    ShortIdsChanged,
+    /// We have another short ID now.
+    OwnShortIdChanged(ShortId),
+    /// The topology has dropped this peer.
+    PeerGone(PeerName),
+}
+
+/// Things refused or dropped since the start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// Entries of topology updates that could not be read.
+    pub topology_entries_skipped: u64,
+    /// Entries of topology updates beyond a bound.
+    pub topology_entries_refused: u64,
+    /// Unicasts that we could not pass on: no route, or no connection.
+    pub unicasts_unroutable: u64,
+    /// Unicasts and broadcasts that came back to us, or would go back to their sender.
+    pub loops_cut: u64,
+    /// Messages for others that found a queue full.
+    pub relays_dropped: u64,
+    /// Messages on channels that we do not relay, as there are too many.
+    pub channels_refused: u64,
+    /// Own messages larger than a frame may be.
+    pub oversized: u64,
+}
+
+/// Times of what is due; `None` is not due.
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) gossip: Now,
+    pub(super) update: Option<Now>,
+    pub(super) garbage: Option<Now>,
+    pub(super) routes: Option<Now>,
+    pub(super) dial: Option<Now>,
+}
+
+/// What one call brings along.
+pub(super) struct Call<'a> {
+    pub(super) now: Now,
+    pub(super) unix_now: i64,
+    pub(super) channels: &'a mut dyn Channels,
+}
+
+/// The mesh of one peer.
+pub struct Mesh {
+    pub(super) config: Config,
+    pub(super) rng: SmallRng,
+    pub(super) peers: Peers,
+    pub(super) routes: Routes,
+    pub(super) targets: Targets,
+    pub(super) surrogates: Surrogates,
+    pub(super) conns: BTreeMap<ConnId, Connection>,
+    pub(super) by_remote: BTreeMap<PeerName, ConnId>,
+    pub(super) timers: Timers,
+    /// Named in the next update besides ourselves.
+    pub(super) update: BTreeSet<PeerName>,
+    /// To be passed on once the routes are up to date.
+    pub(super) waiting: BTreeMap<(Arc<str>, Relay), Item>,
+    pub(super) waiting_bytes: usize,
+    /// To be closed at the end of the call.
+    pub(super) doomed: Vec<(ConnId, String)>,
+    pub(super) out: Vec<Output>,
+    pub(super) terminations: u64,
+    pub(super) counters: Counters,
+    pub(super) stopped: bool,
+}
+
+impl Mesh {
+    /// A mesh of one.
+    #[must_use]
+    pub fn new(config: Config, now: Now) -> Self {
+        let peers = Peers::new(PeerSummary {
+            name: config.name,
+            nickname: config.nickname.clone(),
+            uid: config.uid,
+            version: 0,
+            short_id: Some(config.short_id),
+            connections: Vec::new(),
+        });
+        Self {
+            rng: SmallRng::seed_from_u64(config.seed),
+            routes: Routes::compute(&peers, config.name),
+            targets: Targets::new(config.port, config.conn_limit),
+            peers,
+            config,
+            surrogates: Surrogates::default(),
+            conns: BTreeMap::new(),
+            by_remote: BTreeMap::new(),
+            timers: Timers { gossip: now + GOSSIP_INTERVAL, update: None, garbage: None, routes: None, dial: None },
+            update: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            doomed: Vec::new(),
+            out: Vec::new(),
+            terminations: 0,
+            counters: Counters::default(),
+            stopped: false,
+        }
+    }
+
+    /// Something happened. `unix_now` in seconds.
+    pub fn handle(&mut self, now: Now, unix_now: i64, input: Input, channels: &mut dyn Channels) -> Vec<Output> {
+        let call = &mut Call { now, unix_now, channels };
+        if !self.stopped {
+            self.dispatch(call, input);
+            self.run_timers(call);
+        }
+        self.finish(call)
+    }
+
+    fn dispatch(&mut self, call: &mut Call<'_>, input: Input) {
+        match input {
+            Input::Tick => {}
+            Input::Introduced(introduction) => self.introduced(call, *introduction),
+            Input::Received { conn, message } => self.received(call, conn, message),
+            Input::Closed { conn, error } => self.remove_connection(call, conn, error),
+            Input::DialFailed { target, error, connected } => self.dial_failed(call, target, error, connected),
+            Input::AcceptFailed { remote, error } => {
+                tracing::info!(%remote, %error, "connection shutting down due to error during handshake");
+                self.terminations += 1;
+            }
+            Input::Connect { peers, replace } => {
+                self.targets.connect(call.now, peers, replace);
+                self.timers.dial = Some(call.now);
+            }
+            Input::Forget { peers } => {
+                self.targets.forget(&peers);
+                self.timers.dial = Some(call.now);
+            }
+            Input::Established { conn } => self.established(call, conn),
+            Input::OverlayControl { conn, index, tag, data } => {
+                self.send(conn, Message::OverlayControl { index, tag, data }.encode());
+            }
+            Input::Shutdown => self.shutdown(call),
+        }
+    }
+
+    /// When [`Input::Tick`] is due at the latest; `None` after a shutdown.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Now> {
+        if self.stopped {
+            return None;
+        }
+        let timers = [self.timers.update, self.timers.garbage, self.timers.routes, self.timers.dial];
+        let heartbeat = self.conns.values().map(|c| c.heartbeat_at).min();
+        let others = [Some(self.timers.gossip), heartbeat, self.targets.next_try()];
+        timers.into_iter().chain(others).flatten().min()
+    }
+
+    fn run_timers(&mut self, call: &mut Call<'_>) {
+        let due = |timer: &mut Option<Now>| timer.take_if(|at| *at <= call.now).is_some();
+        let (routes, garbage) = (due(&mut self.timers.routes), due(&mut self.timers.garbage));
+        let (update, dial) = (due(&mut self.timers.update), due(&mut self.timers.dial));
+        if routes {
+            self.recalculate(call);
+        }
+        if garbage {
+            self.collect_garbage(call);
+        }
+        if update {
+            self.send_update(call);
+        }
+        if call.now >= self.timers.gossip {
+            self.timers.gossip = call.now + GOSSIP_INTERVAL;
+            self.gossip_everything(call);
+        }
+        self.send_heartbeats(call.now);
+        if dial || self.targets.next_try().is_some_and(|at| at <= call.now) {
+            self.refresh_targets(call.now);
+        }
+    }
+
+    /// Closes what is to be closed, and returns the outputs.
+    pub(super) fn finish(&mut self, call: &mut Call<'_>) -> Vec<Output> {
+        while let Some((conn, reason)) = self.doomed.pop() {
+            self.close(call, conn, reason);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// The topology has changed: routes and targets are to be looked at.
+    pub(super) fn topology_changed(&mut self, now: Now) {
+        self.timers.routes.get_or_insert(now + ROUTES_DELAY);
+        self.timers.dial.get_or_insert(now + ROUTES_DELAY);
+    }
+
+    /// Our own record has changed: others are to be told.
+    pub(super) fn schedule_update(&mut self, now: Now, about: Option<PeerName>) {
+        self.timers.update.get_or_insert(now + UPDATE_DELAY);
+        self.update.extend(about);
+    }
+
+    /// New routes, and what has waited for them.
+    pub(super) fn recalculate(&mut self, call: &mut Call<'_>) {
+        self.timers.routes = None;
+        let routes = Routes::compute(&self.peers, self.config.name);
+        if !routes.same_for_data(&self.routes) {
+            self.out.push(Output::RoutesChanged);
+        }
+        self.routes = routes;
+        self.send_waiting(call);
+    }
+
+    /// Acts on changes of the short-ID table (wire.md 1.4).
+    pub(super) fn short_ids_changed(&mut self, now: Now, effects: &[Effect]) {
+        if effects.iter().any(|e| e.changed) {
+            self.out.push(Output::ShortIdsChanged);
+        }
+        if effects.iter().any(|e| e.ousted == Some(self.config.name)) {
+            self.reassign_short_id(now);
+        }
+    }
+
+    fn reassign_short_id(&mut self, now: Now) {
+        let Some(id) = self.peers.short_ids().pick_free(&mut self.rng) else {
+            tracing::warn!("no short ID is free: the fast path cannot address this peer");
+            return;
+        };
+        self.peers.change_own_short_id(id);
+        self.out.extend([Output::ShortIdsChanged, Output::OwnShortIdChanged(id)]);
+        self.schedule_update(now, None);
+    }
+
+    /// Drops peers that we have no way to (wire.md 4.2.6).
+    pub(super) fn collect_garbage(&mut self, call: &mut Call<'_>) {
+        self.timers.garbage = None;
+        let (gone, effects) = self.peers.collect_garbage();
+        if gone.is_empty() {
+            return;
+        }
+        self.topology_changed(call.now);
+        self.short_ids_changed(call.now, &effects);
+        let names = call.channels.names();
+        for peer in gone {
+            tracing::info!("Removed unreachable peer {}({})", peer.name, peer.nickname);
+            self.out.push(Output::PeerGone(peer.name));
+            for name in &names {
+                self.with_channel(call, name, |channel, outlet| channel.on_peer_gone(outlet, peer.name));
+            }
+        }
+        let own = self.peers.get(self.config.name).and_then(|p| p.short_id);
+        if own.is_some_and(|id| self.peers.short_ids().owner(id) != Some(self.config.name)) {
+            self.reassign_short_id(call.now);
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Gossip: what arrives, what is passed on, and to whom (wire.md 4).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rand::RngExt;
+
+use super::channel::{Channel, Channels, GossipData, Outlet, Rejected, UnicastError};
+use super::core::{Call, GARBAGE_DELAY, Mesh, Output};
+use super::message::{Envelope, MAX_BODY, Message};
+use super::name::PeerName;
+use super::queue::{Item, Key, Next, Slot};
+use super::routes::Edges;
+use super::summary::{PeerSummary, decode_topology_counting, encode_topology};
+use super::{ConnId, Now};
+
+/// The channel that the mesh itself uses.
+pub const TOPOLOGY: &str = "topology";
+/// Bytes that sealing adds to a body.
+const SEAL: usize = 16;
+/// A topology message is cut here, so that a large mesh never exceeds the frame limit (W3).
+const TOPOLOGY_CHUNK: usize = 4 << 20;
+/// What waits for routes is limited to this many bytes (counting each item for at least 1024).
+const MAX_WAITING: usize = 16 << 20;
+
+/// How an item is to be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Relay {
+    /// To random neighbours, but not to this one.
+    Gossip {
+        except: PeerName,
+    },
+    /// Along the tree of this originator.
+    Broadcast {
+        origin: PeerName,
+    },
+}
+
+/// The mesh as a channel sees it during a call.
+struct Exit<'a> {
+    mesh: &'a Mesh,
+    now: Now,
+    unix_now: i64,
+    unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
+    broadcasts: Vec<GossipData>,
+}
+
+impl Outlet for Exit<'_> {
+    fn now(&self) -> Now {
+        self.now
+    }
+    fn unix_now(&self) -> i64 {
+        self.unix_now
+    }
+    fn is_known(&self, peer: PeerName) -> bool {
+        self.mesh.peers.get(peer).is_some()
+    }
+    fn nickname(&self, peer: PeerName) -> Option<String> {
+        self.mesh.peers.get(peer).map(|p| p.nickname.clone())
+    }
+    fn active_targets(&self) -> usize {
+        self.mesh.targets.active()
+    }
+    fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError> {
+        let conn = self.mesh.gossip_hop(to)?;
+        self.unicasts.push((conn, to, payload));
+        Ok(())
+    }
+    fn broadcast(&mut self, data: GossipData) {
+        self.broadcasts.push(data);
+    }
+}
+
+impl Mesh {
+    /// Lets the owner of a channel act on its own behalf (timers, API requests). The closure gets
+    /// the channels back, with their own type, and an outlet that sends on `channel`.
+    pub fn with_outlet<C: Channels, R>(
+        &mut self,
+        now: Now,
+        unix_now: i64,
+        channel: &str,
+        channels: &mut C,
+        act: impl FnOnce(&mut C, &mut dyn Outlet) -> R,
+    ) -> (R, Vec<Output>) {
+        let mut exit = Exit { mesh: self, now, unix_now, unicasts: Vec::new(), broadcasts: Vec::new() };
+        let result = act(channels, &mut exit);
+        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
+        let call = &mut Call { now, unix_now, channels };
+        self.send_for(call, channel, unicasts, broadcasts);
+        (result, self.finish(call))
+    }
+
+    /// Calls one of our channels; `None` if we do not have it.
+    pub(super) fn with_channel<R>(
+        &mut self,
+        call: &mut Call<'_>,
+        name: &str,
+        act: impl FnOnce(&mut dyn Channel, &mut dyn Outlet) -> R,
+    ) -> Option<R> {
+        let channel = call.channels.get(name)?;
+        let (now, unix_now) = (call.now, call.unix_now);
+        let mut exit = Exit { mesh: self, now, unix_now, unicasts: Vec::new(), broadcasts: Vec::new() };
+        let result = act(channel, &mut exit);
+        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
+        self.send_for(call, name, unicasts, broadcasts);
+        Some(result)
+    }
+
+    fn send_for(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: &str,
+        unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
+        broadcasts: Vec<GossipData>,
+    ) {
+        for (conn, to, payload) in unicasts {
+            let envelope = Envelope { channel: channel.to_owned(), source: self.config.name, payload };
+            self.send(conn, Message::Unicast { to, envelope, raw: None }.encode());
+        }
+        for data in broadcasts {
+            let relay = Relay::Broadcast { origin: self.config.name };
+            self.relay(call, Arc::from(channel), relay, Item::Data(data));
+        }
+    }
+
+    /// The connection on which a unicast leaves. A neighbour is reached directly even before the
+    /// routes know it.
+    fn gossip_hop(&self, to: PeerName) -> Result<ConnId, UnicastError> {
+        if let Some(conn) = self.by_remote.get(&to) {
+            return Ok(*conn);
+        }
+        let hop = self.routes.next_hop(to, Edges::All).ok_or(UnicastError::NoRoute(to))?;
+        self.by_remote.get(&hop).copied().ok_or(UnicastError::NotConnected(hop))
+    }
+
+    pub(super) fn received(&mut self, call: &mut Call<'_>, conn: ConnId, message: Message) {
+        let Some(from) = self.conns.get(&conn).map(|c| c.remote) else { return };
+        let verdict = match message {
+            Message::Heartbeat => Ok(()),
+            Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
+            Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
+            Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
+            Message::OverlayControl { index, tag, data } => {
+                self.out.push(Output::OverlayControlReceived { conn, index, tag, data });
+                Ok(())
+            }
+        };
+        if let Err(Rejected(reason)) = verdict {
+            self.doomed.push((conn, reason));
+        }
+    }
+
+    fn on_gossip(&mut self, call: &mut Call<'_>, from: PeerName, envelope: Envelope) -> Result<(), Rejected> {
+        let Envelope { channel, payload, .. } = envelope;
+        let relay = Relay::Gossip { except: from };
+        if channel == TOPOLOGY {
+            let (changed, _) = self.apply_topology(call, &payload)?;
+            if !changed.is_empty() {
+                self.relay(call, channel.into(), relay, Item::Peers(changed));
+            }
+            return Ok(());
+        }
+        let heard = self.with_channel(call, &channel, |c, outlet| c.on_gossip(outlet, &payload));
+        if let Some(heard) = heard {
+            if let Some(data) = heard? {
+                self.relay(call, channel.into(), relay, Item::Data(data));
+            }
+        } else if let Some(name) = self.surrogate(call.now, &channel)
+            && let Some(payload) = self.surrogates.unseen(call.now, &name, &payload)
+        {
+            self.relay(call, name, relay, Item::Relayed(VecDeque::from([payload])));
+        }
+        Ok(())
+    }
+
+    fn on_broadcast(&mut self, call: &mut Call<'_>, envelope: Envelope) -> Result<(), Rejected> {
+        let Envelope { channel, source, payload } = envelope;
+        if source == self.config.name {
+            self.counters.loops_cut += 1;
+            return Ok(());
+        }
+        let relay = Relay::Broadcast { origin: source };
+        if channel == TOPOLOGY {
+            let (_, mentioned) = self.apply_topology(call, &payload)?;
+            self.relay(call, channel.into(), relay, Item::Peers(mentioned));
+            return Ok(());
+        }
+        let heard = self.with_channel(call, &channel, |c, outlet| c.on_broadcast(outlet, source, &payload));
+        if let Some(heard) = heard {
+            if let Some(data) = heard? {
+                self.relay(call, channel.into(), relay, Item::Data(data));
+            }
+        } else if let Some(name) = self.surrogate(call.now, &channel) {
+            self.relay(call, name, relay, Item::Relayed(VecDeque::from([payload.into()])));
+        }
+        Ok(())
+    }
+
+    fn on_unicast(
+        &mut self,
+        call: &mut Call<'_>,
+        from: ConnId,
+        to: PeerName,
+        envelope: Envelope,
+        raw: Option<Vec<u8>>,
+    ) -> Result<(), Rejected> {
+        if envelope.source == self.config.name {
+            self.counters.loops_cut += 1;
+            return Ok(());
+        }
+        if to != self.config.name {
+            let body = raw.unwrap_or_else(|| Message::Unicast { to, envelope, raw: None }.encode());
+            self.forward(from, to, body);
+            return Ok(());
+        }
+        let Envelope { channel, source, payload } = envelope;
+        if channel == TOPOLOGY {
+            return Err(Rejected(format!("unexpected topology gossip unicast: {} bytes", payload.len())));
+        }
+        self.with_channel(call, &channel, |c, outlet| c.on_unicast(outlet, source, &payload)).unwrap_or(Ok(()))
+    }
+
+    /// Passes a unicast on unchanged; never back to where it came from, as nothing else ends a loop.
+    fn forward(&mut self, from: ConnId, to: PeerName, body: Vec<u8>) {
+        match self.gossip_hop(to) {
+            Ok(hop) if hop == from => self.counters.loops_cut += 1,
+            Ok(hop) if !self.conns.get(&hop).is_some_and(|c| c.queue.has_room_to_relay(body.len())) => {
+                self.counters.relays_dropped += 1;
+            }
+            Ok(hop) => self.send(hop, body),
+            Err(error) => {
+                tracing::debug!(%error, "cannot relay a gossip unicast");
+                self.counters.unicasts_unroutable += 1;
+            }
+        }
+    }
+
+    fn surrogate(&mut self, now: Now, channel: &str) -> Option<Arc<str>> {
+        let name = self.surrogates.channel(now, channel);
+        self.counters.channels_refused += u64::from(name.is_none());
+        name
+    }
+
+    /// Applies a topology payload; returns the names that were news, and all names in it.
+    fn apply_topology(
+        &mut self,
+        call: &Call<'_>,
+        payload: &[u8],
+    ) -> Result<(BTreeSet<PeerName>, BTreeSet<PeerName>), Rejected> {
+        let mut skipped = 0;
+        let update = decode_topology_counting(payload, &mut skipped).map_err(|e| Rejected(e.to_string()))?;
+        let applied = self.peers.apply(update);
+        self.counters.topology_entries_skipped += skipped;
+        self.counters.topology_entries_refused += applied.refused as u64;
+        self.short_ids_changed(call.now, &applied.short_ids);
+        if let Some(version) = applied.overtake {
+            tracing::info!(version, "overtaking an earlier incarnation of ourselves");
+            self.peers.change_own(|own| own.version = own.version.max(version));
+            self.schedule_update(call.now, None);
+        }
+        self.timers.garbage.get_or_insert(call.now + GARBAGE_DELAY);
+        if !applied.changed.is_empty() {
+            self.topology_changed(call.now);
+        }
+        Ok((applied.changed, applied.mentioned))
+    }
+
+    /// What we originate after local events (wire.md 4.2.4).
+    pub(super) fn send_update(&mut self, call: &mut Call<'_>) {
+        let mut names = std::mem::take(&mut self.update);
+        names.insert(self.config.name);
+        self.relay(call, TOPOLOGY.into(), Relay::Gossip { except: self.config.name }, Item::Peers(names));
+    }
+
+    /// Full state of every channel, each to a fresh choice of neighbours.
+    pub(super) fn gossip_everything(&mut self, call: &mut Call<'_>) {
+        let relay = Relay::Gossip { except: self.config.name };
+        self.relay(call, TOPOLOGY.into(), relay, Item::AllPeers);
+        for name in call.channels.names() {
+            let state = self.with_channel(call, name, |channel, outlet| channel.full_state(outlet)).flatten();
+            if let Some(data) = state {
+                self.relay(call, name.into(), relay, Item::Data(data));
+            }
+        }
+    }
+
+    /// Passes an item on, once the routes are up to date.
+    fn relay(&mut self, call: &mut Call<'_>, channel: Arc<str>, relay: Relay, item: Item) {
+        if self.timers.routes.is_none() {
+            self.pass_on(call, &channel, relay, item);
+            return;
+        }
+        self.waiting_bytes += item.relayed().1.max(1024);
+        let key = (channel, relay);
+        let item = match self.waiting.remove(&key) {
+            Some(old) => old.merge(item, call.channels.get(&key.0)),
+            None => item,
+        };
+        self.waiting.insert(key, item);
+        if self.waiting_bytes > MAX_WAITING {
+            self.recalculate(call);
+        }
+    }
+
+    pub(super) fn send_waiting(&mut self, call: &mut Call<'_>) {
+        self.waiting_bytes = 0;
+        for ((channel, relay), item) in std::mem::take(&mut self.waiting) {
+            self.pass_on(call, &channel, relay, item);
+        }
+    }
+
+    fn pass_on(&mut self, call: &mut Call<'_>, channel: &Arc<str>, relay: Relay, item: Item) {
+        let (hops, slot) = match relay {
+            Relay::Gossip { except } => (self.random_neighbours(except), Slot::Gossip),
+            Relay::Broadcast { origin } => {
+                (self.routes.broadcast(origin, Edges::All).to_vec(), Slot::Broadcast(origin))
+            }
+        };
+        for hop in hops {
+            if let Some(conn) = self.by_remote.get(&hop).copied() {
+                self.put(call, conn, (Arc::clone(channel), slot), item.clone());
+            }
+        }
+    }
+
+    /// `2·log2 n` neighbours, likelier those with more peers behind them (wire.md 4.3).
+    fn random_neighbours(&mut self, except: PeerName) -> Vec<PeerName> {
+        let mut left: Vec<(PeerName, u32)> =
+            self.routes.weights().iter().filter(|(name, _)| *name != except).copied().collect();
+        let wanted = (2.0 * (self.routes.gossip_entries().max(1) as f64).log2()) as usize;
+        let mut total: u32 = left.iter().map(|(_, weight)| weight).sum();
+        let mut chosen = Vec::new();
+        while chosen.len() < wanted && total > 0 {
+            let mut ticket = self.rng.random_range(0..total);
+            let drawn = left.iter().position(|(_, weight)| {
+                let hit = ticket < *weight;
+                ticket = ticket.saturating_sub(*weight);
+                hit
+            });
+            let Some(drawn) = drawn else { break };
+            let (name, weight) = left.swap_remove(drawn);
+            total -= weight;
+            chosen.push(name);
+        }
+        chosen
+    }
+
+    /// Queues a message that keeps its order; a full queue ends the connection.
+    pub(super) fn send(&mut self, conn: ConnId, body: Vec<u8>) {
+        if body.len() + SEAL > MAX_BODY {
+            self.counters.oversized += 1;
+            tracing::warn!(conn, bytes = body.len(), "not sending a message larger than a frame may be");
+            return;
+        }
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if let Err(overflow) = connection.queue.push(body) {
+            self.doomed.push((conn, overflow.to_string()));
+        }
+        self.announce(conn);
+    }
+
+    /// Puts an item into a slot of a connection.
+    pub(super) fn put(&mut self, call: &mut Call<'_>, conn: ConnId, key: Key, item: Item) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let channel = if matches!(item, Item::Data(_)) { call.channels.get(&key.0) } else { None };
+        match connection.queue.put(key, item, channel) {
+            Ok(taken) => self.counters.relays_dropped += u64::from(!taken),
+            Err(overflow) => self.doomed.push((conn, overflow.to_string())),
+        }
+        self.announce(conn);
+    }
+
+    fn announce(&mut self, conn: ConnId) {
+        if let Some(connection) = self.conns.get_mut(&conn)
+            && !connection.queue.is_empty()
+            && !std::mem::replace(&mut connection.queue.announced, true)
+        {
+            self.out.push(Output::Ready { conn });
+        }
+    }
+
+    /// The next message body (tag first, not sealed) to write on a connection; slots are encoded
+    /// now. `None`: nothing more until the next [`Output::Ready`]. `unix_now` in seconds.
+    pub fn poll_send(&mut self, conn: ConnId, unix_now: i64, channels: &mut dyn Channels) -> Option<Vec<u8>> {
+        loop {
+            let connection = self.conns.get_mut(&conn)?;
+            let Some(next) = connection.queue.next() else {
+                connection.queue.announced = false;
+                return None;
+            };
+            let body = match next {
+                Next::Heartbeat => Some(Message::Heartbeat.encode()),
+                Next::Body(body) => Some(body),
+                Next::Slot(key, item) => self.encode(conn, unix_now, channels, key, item),
+            };
+            match body {
+                Some(body) if body.len() + SEAL > MAX_BODY => {
+                    self.counters.oversized += 1;
+                    tracing::warn!(conn, bytes = body.len(), "not sending gossip larger than a frame may be");
+                }
+                Some(body) => return Some(body),
+                None => {}
+            }
+        }
+    }
+
+    fn encode(
+        &mut self,
+        conn: ConnId,
+        unix_now: i64,
+        channels: &mut dyn Channels,
+        key: Key,
+        item: Item,
+    ) -> Option<Vec<u8>> {
+        let payload = match item {
+            Item::AllPeers => {
+                let all = self.peers.iter().map(|p| p.name).collect();
+                self.encode_peers(conn, &key, all)?
+            }
+            Item::Peers(names) => self.encode_peers(conn, &key, names)?,
+            Item::Data(data) => channels.get(&key.0)?.encode(unix_now, &data),
+            Item::Relayed(list) => list.into_iter().next()?.to_vec(),
+        };
+        let (channel, slot) = (key.0.to_string(), key.1);
+        let message = match slot {
+            Slot::Gossip => Message::Gossip(Envelope { channel, source: self.config.name, payload }),
+            Slot::Broadcast(source) => Message::Broadcast(Envelope { channel, source, payload }),
+        };
+        Some(message.encode())
+    }
+
+    /// As many of the peers as fit into one message; the others go back into the slot.
+    fn encode_peers(&mut self, conn: ConnId, key: &Key, mut names: BTreeSet<PeerName>) -> Option<Vec<u8>> {
+        let mut size = 0;
+        let mut now: Vec<&PeerSummary> = Vec::new();
+        while size < TOPOLOGY_CHUNK
+            && let Some(name) = names.pop_first()
+        {
+            if let Some(peer) = self.peers.get(name) {
+                size += 64 + peer.nickname.len();
+                size += peer.connections.iter().map(|c| 32 + c.remote_addr.len()).sum::<usize>();
+                now.push(peer);
+            }
+        }
+        let payload = (!now.is_empty()).then(|| encode_topology(now));
+        if !names.is_empty()
+            && let Some(connection) = self.conns.get_mut(&conn)
+        {
+            // The slot was emptied just now, so there is room.
+            let _ = connection.queue.put(key.clone(), Item::Peers(names), None);
+        }
+        payload
+    }
+}
