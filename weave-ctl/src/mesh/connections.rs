@@ -52,7 +52,9 @@ impl Mesh {
         if self.conns.contains_key(&conn) {
             return;
         }
+        self.connecting = Some(remote);
         let verdict = self.admit(call, &intro, dialled);
+        self.connecting = None;
         if let Some(target) = dialled {
             self.targets.answered(target, remote, verdict.is_ok());
         }
@@ -60,8 +62,7 @@ impl Mesh {
             self.refuse(call.now, conn, dialled, &refusal);
             return;
         }
-        let links = self.peers.get(remote).map_or(0, |p| p.connections.len());
-        tracing::info!(conn, %remote, outbound = intro.outbound, links, "connection added");
+        tracing::info!(conn, %remote, outbound = intro.outbound, "connection added");
         self.add_connection(call, intro, dialled);
     }
 

@@ -255,6 +255,8 @@ pub struct Mesh {
     pub(super) surrogates: Surrogates,
     pub(super) conns: BTreeMap<ConnId, Connection>,
     pub(super) by_remote: BTreeMap<PeerName, ConnId>,
+    /// Kept in the table while its earlier connection makes room for a new one.
+    pub(super) connecting: Option<PeerName>,
     pub(super) timers: Timers,
     /// Named in the next update besides ourselves.
     pub(super) update: BTreeSet<PeerName>,
@@ -290,6 +292,7 @@ impl Mesh {
             surrogates: Surrogates::default(),
             conns: BTreeMap::new(),
             by_remote: BTreeMap::new(),
+            connecting: None,
             timers: Timers { gossip: now + GOSSIP_INTERVAL, update: None, garbage: None, routes: None, dial: None },
             update: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -428,7 +431,7 @@ impl Mesh {
     /// Drops peers that we have no way to (wire.md 4.2.6).
     pub(super) fn collect_garbage(&mut self, call: &mut Call<'_>) {
         self.timers.garbage = None;
-        let (gone, effects) = self.peers.collect_garbage();
+        let (gone, effects) = self.peers.collect_garbage(self.connecting);
         if gone.is_empty() {
             return;
         }

@@ -217,10 +217,12 @@ impl Peers {
         kept
     }
 
-    /// Removes every peer that no chain of recorded connections leads to from us (wire.md 4.2.6).
-    pub fn collect_garbage(&mut self) -> (Vec<PeerSummary>, Vec<Effect>) {
-        let mut reached = BTreeSet::from([self.own]);
-        let mut worklist = vec![self.own];
+    /// Removes every peer that no chain of recorded connections leads to from us, or from one that
+    /// is just connecting (wire.md 4.2.6).
+    pub fn collect_garbage(&mut self, connecting: Option<PeerName>) -> (Vec<PeerSummary>, Vec<Effect>) {
+        let mut worklist: Vec<PeerName> = connecting.into_iter().filter(|n| self.table.contains_key(n)).collect();
+        worklist.push(self.own);
+        let mut reached: BTreeSet<PeerName> = worklist.iter().copied().collect();
         while let Some(name) = worklist.pop() {
             for link in self.table.get(&name).map_or(&[][..], |p| &p.connections) {
                 if reached.insert(link.name) {
@@ -367,7 +369,7 @@ mod tests {
             summary(3, 3, 1, Some(3), &[]),
             summary(4, 4, 1, Some(4), &[1]),
         ]);
-        let (gone, effects) = peers.collect_garbage();
+        let (gone, effects) = peers.collect_garbage(None);
         assert_eq!(
             gone.iter().map(|p| p.name).collect::<Vec<_>>(),
             [name(4)],
@@ -375,7 +377,7 @@ mod tests {
         );
         assert_eq!(effects.len(), 1);
         assert_eq!(peers.short_ids().owner(ShortId::new(4).unwrap()), None);
-        assert!(peers.collect_garbage().0.is_empty());
+        assert!(peers.collect_garbage(None).0.is_empty());
     }
 
     #[test]
