@@ -67,13 +67,21 @@ impl Mesh {
     }
 
     /// All checks in their order; may close an earlier connection in favour of this one.
-    fn admit(&mut self, call: &mut Call<'_>, intro: &Introduction, dialled: Option<SocketAddr>) -> Result<(), Refusal> {
+    fn admit(
+        &mut self,
+        call: &mut Call<'_>,
+        intro: &Introduction,
+        dialled: Option<SocketAddr>,
+    ) -> Result<(), Refusal> {
         let theirs = &intro.features;
         let own = self.config.name;
         let may_introduce = !intro.outbound || dialled.is_some_and(|target| self.targets.is_direct(target));
         let known = self.peers.get(theirs.name).is_some();
         if !known && !may_introduce {
-            return Err(Refusal::UnknownName(theirs.name, targets::canonical(intro.remote)));
+            return Err(Refusal::UnknownName(
+                theirs.name,
+                targets::canonical(intro.remote),
+            ));
         }
         if theirs.name == own && theirs.uid == self.config.uid {
             return Err(Refusal::Ourself);
@@ -113,17 +121,31 @@ impl Mesh {
     fn refuse(&mut self, now: Now, conn: ConnId, dialled: Option<SocketAddr>, refusal: &Refusal) {
         tracing::info!(conn, %refusal, "connection refused");
         let hopeless = matches!(refusal, Refusal::Collision(..) | Refusal::Ourself);
-        let ending = if hopeless { Ending::Hopeless } else { Ending::NotMade };
+        let ending = if hopeless {
+            Ending::Hopeless
+        } else {
+            Ending::NotMade
+        };
         if let Some(target) = dialled {
-            self.targets.ended(now, target, ending, refusal.to_string(), &mut self.rng);
+            self.targets
+                .ended(now, target, ending, refusal.to_string(), &mut self.rng);
         }
         self.terminations += u64::from(*refusal != Refusal::Ourself);
         self.timers.dial = Some(now);
-        self.out.push(Output::Close { conn, reason: refusal.to_string() });
+        self.out.push(Output::Close {
+            conn,
+            reason: refusal.to_string(),
+        });
     }
 
     fn add_connection(&mut self, call: &mut Call<'_>, intro: Introduction, dialled: Option<SocketAddr>) {
-        let Introduction { conn, outbound, features, our_conn_id, .. } = intro;
+        let Introduction {
+            conn,
+            outbound,
+            features,
+            our_conn_id,
+            ..
+        } = intro;
         let remote = features.name;
         let remote_addr = targets::canonical(intro.remote);
         // A peer inserted just now has the same UID, but no route leads to it yet.
@@ -162,7 +184,14 @@ impl Mesh {
                 established: false,
             });
         });
-        self.out.push(Output::Added { conn, remote, conn_uid: uid, features: Box::new(features), outbound, remote_addr });
+        self.out.push(Output::Added {
+            conn,
+            remote,
+            conn_uid: uid,
+            features: Box::new(features),
+            outbound,
+            remote_addr,
+        });
         if restarted || unreached {
             self.send_full_state(call, conn);
         }
@@ -174,7 +203,9 @@ impl Mesh {
     fn send_full_state(&mut self, call: &mut Call<'_>, conn: ConnId) {
         self.put(call, conn, (TOPOLOGY.into(), Slot::Gossip), Item::AllPeers);
         for name in call.channels.names() {
-            let state = self.with_channel(call, name, |channel, outlet| channel.full_state(outlet)).flatten();
+            let state = self
+                .with_channel(call, name, |channel, outlet| channel.full_state(outlet))
+                .flatten();
             if let Some(data) = state {
                 self.put(call, conn, (Arc::from(name), Slot::Gossip), Item::Data(data));
             }
@@ -182,7 +213,9 @@ impl Mesh {
     }
 
     pub(super) fn established(&mut self, call: &mut Call<'_>, conn: ConnId) {
-        let Some(connection) = self.conns.get_mut(&conn).filter(|c| !c.established) else { return };
+        let Some(connection) = self.conns.get_mut(&conn).filter(|c| !c.established) else {
+            return;
+        };
         connection.established = true;
         let remote = connection.remote;
         self.peers.change_own(|own| {
@@ -190,39 +223,55 @@ impl Mesh {
                 link.established = true;
             }
         });
-        self.timers.routes.get_or_insert(call.now + super::core::ROUTES_DELAY);
+        self.timers
+            .routes
+            .get_or_insert(call.now + super::core::ROUTES_DELAY);
         self.schedule_update(call.now, None);
     }
 
     /// Closes from our side.
     pub(super) fn close(&mut self, call: &mut Call<'_>, conn: ConnId, reason: String) {
         if self.conns.contains_key(&conn) {
-            self.out.push(Output::Close { conn, reason: reason.clone() });
+            self.out.push(Output::Close {
+                conn,
+                reason: reason.clone(),
+            });
             self.remove_connection(call, conn, reason);
         }
     }
 
     pub(super) fn remove_connection(&mut self, call: &mut Call<'_>, conn: ConnId, error: String) {
-        let Some(connection) = self.conns.remove(&conn) else { return };
+        let Some(connection) = self.conns.remove(&conn) else {
+            return;
+        };
         let remote = connection.remote;
         tracing::info!(conn, %remote, %error, "connection removed");
         self.by_remote.remove(&remote);
-        self.peers.change_own(|own| own.connections.retain(|l| l.name != remote));
+        self.peers
+            .change_own(|own| own.connections.retain(|l| l.name != remote));
         self.out.push(Output::Removed { conn, remote });
         self.terminations += 1;
         if let Some(target) = connection.dialled {
-            self.targets.ended(call.now, target, Ending::Lost, error, &mut self.rng);
+            self.targets
+                .ended(call.now, target, Ending::Lost, error, &mut self.rng);
         }
         self.collect_garbage(call);
         self.topology_changed(call.now);
         self.schedule_update(call.now, None);
     }
 
-    pub(super) fn dial_failed(&mut self, call: &mut Call<'_>, target: SocketAddr, error: String, connected: bool) {
+    pub(super) fn dial_failed(
+        &mut self,
+        call: &mut Call<'_>,
+        target: SocketAddr,
+        error: String,
+        connected: bool,
+    ) {
         let target = targets::canonical(target);
         tracing::info!(%target, %error, "dial failed");
         self.terminations += u64::from(connected);
-        self.targets.ended(call.now, target, Ending::NotMade, error, &mut self.rng);
+        self.targets
+            .ended(call.now, target, Ending::NotMade, error, &mut self.rng);
         self.timers.dial.get_or_insert(call.now);
     }
 
@@ -253,11 +302,20 @@ impl Mesh {
         let links: Vec<Link> = self
             .conns
             .values()
-            .map(|c| Link { addr: c.remote_addr, outbound: c.outbound, remote: c.remote })
+            .map(|c| Link {
+                addr: c.remote_addr,
+                outbound: c.outbound,
+                remote: c.remote,
+            })
             .collect();
-        let discovered = if self.config.discovery { self.discovered() } else { BTreeSet::new() };
+        let discovered = if self.config.discovery {
+            self.discovered()
+        } else {
+            BTreeSet::new()
+        };
         let dial = self.targets.refresh(now, &links, discovered, &mut self.rng);
-        self.out.extend(dial.into_iter().map(|target| Output::Dial { target }));
+        self.out
+            .extend(dial.into_iter().map(|target| Output::Dial { target }));
     }
 
     /// Addresses of peers that others are connected to, and we are not (wire.md 5.1).
@@ -266,8 +324,12 @@ impl Mesh {
         if self.by_remote.len() + 1 >= self.peers.len() {
             return BTreeSet::new();
         }
-        let strangers: BTreeSet<PeerName> =
-            self.peers.iter().map(|p| p.name).filter(|n| *n != own && !self.by_remote.contains_key(n)).collect();
+        let strangers: BTreeSet<PeerName> = self
+            .peers
+            .iter()
+            .map(|p| p.name)
+            .filter(|n| *n != own && !self.by_remote.contains_key(n))
+            .collect();
         self.peers
             .iter()
             .filter(|p| p.name != own)

@@ -293,7 +293,13 @@ impl Mesh {
             conns: BTreeMap::new(),
             by_remote: BTreeMap::new(),
             connecting: None,
-            timers: Timers { gossip: now + GOSSIP_INTERVAL, update: None, garbage: None, routes: None, dial: None },
+            timers: Timers {
+                gossip: now + GOSSIP_INTERVAL,
+                update: None,
+                garbage: None,
+                routes: None,
+                dial: None,
+            },
             update: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
@@ -306,8 +312,18 @@ impl Mesh {
     }
 
     /// Something happened. `unix_now` in seconds.
-    pub fn handle(&mut self, now: Now, unix_now: i64, input: Input, channels: &mut dyn Channels) -> Vec<Output> {
-        let call = &mut Call { now, unix_now, channels };
+    pub fn handle(
+        &mut self,
+        now: Now,
+        unix_now: i64,
+        input: Input,
+        channels: &mut dyn Channels,
+    ) -> Vec<Output> {
+        let call = &mut Call {
+            now,
+            unix_now,
+            channels,
+        };
         if !self.stopped {
             self.dispatch(call, input);
             self.run_timers(call);
@@ -321,7 +337,11 @@ impl Mesh {
             Input::Introduced(introduction) => self.introduced(call, *introduction),
             Input::Received { conn, message } => self.received(call, conn, message),
             Input::Closed { conn, error } => self.remove_connection(call, conn, error),
-            Input::DialFailed { target, error, connected } => self.dial_failed(call, target, error, connected),
+            Input::DialFailed {
+                target,
+                error,
+                connected,
+            } => self.dial_failed(call, target, error, connected),
             Input::AcceptFailed { remote, error } => {
                 tracing::info!(%remote, %error, "connection shutting down due to error during handshake");
                 self.terminations += 1;
@@ -335,7 +355,12 @@ impl Mesh {
                 self.timers.dial = Some(call.now);
             }
             Input::Established { conn } => self.established(call, conn),
-            Input::OverlayControl { conn, index, tag, data } => {
+            Input::OverlayControl {
+                conn,
+                index,
+                tag,
+                data,
+            } => {
                 self.send(conn, Message::OverlayControl { index, tag, data }.encode());
             }
             Input::Shutdown => self.shutdown(call),
@@ -348,7 +373,12 @@ impl Mesh {
         if self.stopped {
             return None;
         }
-        let timers = [self.timers.update, self.timers.garbage, self.timers.routes, self.timers.dial];
+        let timers = [
+            self.timers.update,
+            self.timers.garbage,
+            self.timers.routes,
+            self.timers.dial,
+        ];
         let heartbeat = self.conns.values().map(|c| c.heartbeat_at).min();
         let others = [Some(self.timers.gossip), heartbeat, self.targets.next_try()];
         timers.into_iter().chain(others).flatten().min()
@@ -424,7 +454,8 @@ impl Mesh {
             return;
         };
         self.peers.change_own_short_id(id);
-        self.out.extend([Output::ShortIdsChanged, Output::OwnShortIdChanged(id)]);
+        self.out
+            .extend([Output::ShortIdsChanged, Output::OwnShortIdChanged(id)]);
         self.schedule_update(now, None);
     }
 
@@ -442,7 +473,9 @@ impl Mesh {
             tracing::info!("Removed unreachable peer {}({})", peer.name, peer.nickname);
             self.out.push(Output::PeerGone(peer.name));
             for name in &names {
-                self.with_channel(call, name, |channel, outlet| channel.on_peer_gone(outlet, peer.name));
+                self.with_channel(call, name, |channel, outlet| {
+                    channel.on_peer_gone(outlet, peer.name)
+                });
             }
         }
         let own = self.peers.get(self.config.name).and_then(|p| p.short_id);

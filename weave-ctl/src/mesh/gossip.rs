@@ -27,13 +27,9 @@ const MAX_WAITING: usize = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Relay {
     /// To random neighbours, but not to this one.
-    Gossip {
-        except: PeerName,
-    },
+    Gossip { except: PeerName },
     /// Along the tree of this originator.
-    Broadcast {
-        origin: PeerName,
-    },
+    Broadcast { origin: PeerName },
 }
 
 /// The mesh as a channel sees it during a call.
@@ -82,10 +78,20 @@ impl Mesh {
         channels: &mut C,
         act: impl FnOnce(&mut C, &mut dyn Outlet) -> R,
     ) -> (R, Vec<Output>) {
-        let mut exit = Exit { mesh: self, now, unix_now, unicasts: Vec::new(), broadcasts: Vec::new() };
+        let mut exit = Exit {
+            mesh: self,
+            now,
+            unix_now,
+            unicasts: Vec::new(),
+            broadcasts: Vec::new(),
+        };
         let result = act(channels, &mut exit);
         let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
-        let call = &mut Call { now, unix_now, channels };
+        let call = &mut Call {
+            now,
+            unix_now,
+            channels,
+        };
         self.send_for(call, channel, unicasts, broadcasts);
         (result, self.finish(call))
     }
@@ -99,7 +105,13 @@ impl Mesh {
     ) -> Option<R> {
         let channel = call.channels.get(name)?;
         let (now, unix_now) = (call.now, call.unix_now);
-        let mut exit = Exit { mesh: self, now, unix_now, unicasts: Vec::new(), broadcasts: Vec::new() };
+        let mut exit = Exit {
+            mesh: self,
+            now,
+            unix_now,
+            unicasts: Vec::new(),
+            broadcasts: Vec::new(),
+        };
         let result = act(channel, &mut exit);
         let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
         self.send_for(call, name, unicasts, broadcasts);
@@ -114,11 +126,25 @@ impl Mesh {
         broadcasts: Vec<GossipData>,
     ) {
         for (conn, to, payload) in unicasts {
-            let envelope = Envelope { channel: channel.to_owned(), source: self.config.name, payload };
-            self.send(conn, Message::Unicast { to, envelope, raw: None }.encode());
+            let envelope = Envelope {
+                channel: channel.to_owned(),
+                source: self.config.name,
+                payload,
+            };
+            self.send(
+                conn,
+                Message::Unicast {
+                    to,
+                    envelope,
+                    raw: None,
+                }
+                .encode(),
+            );
         }
         for data in broadcasts {
-            let relay = Relay::Broadcast { origin: self.config.name };
+            let relay = Relay::Broadcast {
+                origin: self.config.name,
+            };
             self.relay(call, Arc::from(channel), relay, Item::Data(data));
         }
     }
@@ -129,19 +155,32 @@ impl Mesh {
         if let Some(conn) = self.by_remote.get(&to) {
             return Ok(*conn);
         }
-        let hop = self.routes.next_hop(to, Edges::All).ok_or(UnicastError::NoRoute(to))?;
-        self.by_remote.get(&hop).copied().ok_or(UnicastError::NotConnected(hop))
+        let hop = self
+            .routes
+            .next_hop(to, Edges::All)
+            .ok_or(UnicastError::NoRoute(to))?;
+        self.by_remote
+            .get(&hop)
+            .copied()
+            .ok_or(UnicastError::NotConnected(hop))
     }
 
     pub(super) fn received(&mut self, call: &mut Call<'_>, conn: ConnId, message: Message) {
-        let Some(from) = self.conns.get(&conn).map(|c| c.remote) else { return };
+        let Some(from) = self.conns.get(&conn).map(|c| c.remote) else {
+            return;
+        };
         let verdict = match message {
             Message::Heartbeat => Ok(()),
             Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
             Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
             Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
             Message::OverlayControl { index, tag, data } => {
-                self.out.push(Output::OverlayControlReceived { conn, index, tag, data });
+                self.out.push(Output::OverlayControlReceived {
+                    conn,
+                    index,
+                    tag,
+                    data,
+                });
                 Ok(())
             }
         };
@@ -174,7 +213,11 @@ impl Mesh {
     }
 
     fn on_broadcast(&mut self, call: &mut Call<'_>, envelope: Envelope) -> Result<(), Rejected> {
-        let Envelope { channel, source, payload } = envelope;
+        let Envelope {
+            channel,
+            source,
+            payload,
+        } = envelope;
         if source == self.config.name {
             self.counters.loops_cut += 1;
             return Ok(());
@@ -185,7 +228,9 @@ impl Mesh {
             self.relay(call, channel.into(), relay, Item::Peers(mentioned));
             return Ok(());
         }
-        let heard = self.with_channel(call, &channel, |c, outlet| c.on_broadcast(outlet, source, &payload));
+        let heard = self.with_channel(call, &channel, |c, outlet| {
+            c.on_broadcast(outlet, source, &payload)
+        });
         if let Some(heard) = heard {
             if let Some(data) = heard? {
                 self.relay(call, channel.into(), relay, Item::Data(data));
@@ -209,22 +254,42 @@ impl Mesh {
             return Ok(());
         }
         if to != self.config.name {
-            let body = raw.unwrap_or_else(|| Message::Unicast { to, envelope, raw: None }.encode());
+            let body = raw.unwrap_or_else(|| {
+                Message::Unicast {
+                    to,
+                    envelope,
+                    raw: None,
+                }
+                .encode()
+            });
             self.forward(from, to, body);
             return Ok(());
         }
-        let Envelope { channel, source, payload } = envelope;
+        let Envelope {
+            channel,
+            source,
+            payload,
+        } = envelope;
         if channel == TOPOLOGY {
-            return Err(Rejected(format!("unexpected topology gossip unicast: {} bytes", payload.len())));
+            return Err(Rejected(format!(
+                "unexpected topology gossip unicast: {} bytes",
+                payload.len()
+            )));
         }
-        self.with_channel(call, &channel, |c, outlet| c.on_unicast(outlet, source, &payload)).unwrap_or(Ok(()))
+        self.with_channel(call, &channel, |c, outlet| c.on_unicast(outlet, source, &payload))
+            .unwrap_or(Ok(()))
     }
 
     /// Passes a unicast on unchanged; never back to where it came from, as nothing else ends a loop.
     fn forward(&mut self, from: ConnId, to: PeerName, body: Vec<u8>) {
         match self.gossip_hop(to) {
             Ok(hop) if hop == from => self.counters.loops_cut += 1,
-            Ok(hop) if !self.conns.get(&hop).is_some_and(|c| c.queue.has_room_to_relay(body.len())) => {
+            Ok(hop)
+                if !self
+                    .conns
+                    .get(&hop)
+                    .is_some_and(|c| c.queue.has_room_to_relay(body.len())) =>
+            {
                 self.counters.relays_dropped += 1;
             }
             Ok(hop) => self.send(hop, body),
@@ -255,7 +320,8 @@ impl Mesh {
         self.short_ids_changed(call.now, &applied.short_ids);
         if let Some(version) = applied.overtake {
             tracing::info!(version, "overtaking an earlier incarnation of ourselves");
-            self.peers.change_own(|own| own.version = own.version.max(version));
+            self.peers
+                .change_own(|own| own.version = own.version.max(version));
             self.schedule_update(call.now, None);
         }
         self.timers.garbage.get_or_insert(call.now + GARBAGE_DELAY);
@@ -269,15 +335,26 @@ impl Mesh {
     pub(super) fn send_update(&mut self, call: &mut Call<'_>) {
         let mut names = std::mem::take(&mut self.update);
         names.insert(self.config.name);
-        self.relay(call, TOPOLOGY.into(), Relay::Gossip { except: self.config.name }, Item::Peers(names));
+        self.relay(
+            call,
+            TOPOLOGY.into(),
+            Relay::Gossip {
+                except: self.config.name,
+            },
+            Item::Peers(names),
+        );
     }
 
     /// Full state of every channel, each to a fresh choice of neighbours.
     pub(super) fn gossip_everything(&mut self, call: &mut Call<'_>) {
-        let relay = Relay::Gossip { except: self.config.name };
+        let relay = Relay::Gossip {
+            except: self.config.name,
+        };
         self.relay(call, TOPOLOGY.into(), relay, Item::AllPeers);
         for name in call.channels.names() {
-            let state = self.with_channel(call, name, |channel, outlet| channel.full_state(outlet)).flatten();
+            let state = self
+                .with_channel(call, name, |channel, outlet| channel.full_state(outlet))
+                .flatten();
             if let Some(data) = state {
                 self.relay(call, name.into(), relay, Item::Data(data));
             }
@@ -312,9 +389,10 @@ impl Mesh {
     fn pass_on(&mut self, call: &mut Call<'_>, channel: &Arc<str>, relay: Relay, item: Item) {
         let (hops, slot) = match relay {
             Relay::Gossip { except } => (self.random_neighbours(except), Slot::Gossip),
-            Relay::Broadcast { origin } => {
-                (self.routes.broadcast(origin, Edges::All).to_vec(), Slot::Broadcast(origin))
-            }
+            Relay::Broadcast { origin } => (
+                self.routes.broadcast(origin, Edges::All).to_vec(),
+                Slot::Broadcast(origin),
+            ),
         };
         for hop in hops {
             if let Some(conn) = self.by_remote.get(&hop).copied() {
@@ -325,8 +403,13 @@ impl Mesh {
 
     /// `2·log2 n` neighbours, likelier those with more peers behind them (wire.md 4.3).
     fn random_neighbours(&mut self, except: PeerName) -> Vec<PeerName> {
-        let mut left: Vec<(PeerName, u32)> =
-            self.routes.weights().iter().filter(|(name, _)| *name != except).copied().collect();
+        let mut left: Vec<(PeerName, u32)> = self
+            .routes
+            .weights()
+            .iter()
+            .filter(|(name, _)| *name != except)
+            .copied()
+            .collect();
         let wanted = (2.0 * (self.routes.gossip_entries().max(1) as f64).log2()) as usize;
         let mut total: u32 = left.iter().map(|(_, weight)| weight).sum();
         let mut chosen = Vec::new();
@@ -349,10 +432,16 @@ impl Mesh {
     pub(super) fn send(&mut self, conn: ConnId, body: Vec<u8>) {
         if body.len() + SEAL > MAX_BODY {
             self.counters.oversized += 1;
-            tracing::warn!(conn, bytes = body.len(), "not sending a message larger than a frame may be");
+            tracing::warn!(
+                conn,
+                bytes = body.len(),
+                "not sending a message larger than a frame may be"
+            );
             return;
         }
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let Some(connection) = self.conns.get_mut(&conn) else {
+            return;
+        };
         if let Err(overflow) = connection.queue.push(body) {
             self.doomed.push((conn, overflow.to_string()));
         }
@@ -361,8 +450,14 @@ impl Mesh {
 
     /// Puts an item into a slot of a connection.
     pub(super) fn put(&mut self, call: &mut Call<'_>, conn: ConnId, key: Key, item: Item) {
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
-        let channel = if matches!(item, Item::Data(_)) { call.channels.get(&key.0) } else { None };
+        let Some(connection) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        let channel = if matches!(item, Item::Data(_)) {
+            call.channels.get(&key.0)
+        } else {
+            None
+        };
         match connection.queue.put(key, item, channel) {
             Ok(taken) => self.counters.relays_dropped += u64::from(!taken),
             Err(overflow) => self.doomed.push((conn, overflow.to_string())),
@@ -396,7 +491,11 @@ impl Mesh {
             match body {
                 Some(body) if body.len() + SEAL > MAX_BODY => {
                     self.counters.oversized += 1;
-                    tracing::warn!(conn, bytes = body.len(), "not sending gossip larger than a frame may be");
+                    tracing::warn!(
+                        conn,
+                        bytes = body.len(),
+                        "not sending gossip larger than a frame may be"
+                    );
                 }
                 Some(body) => return Some(body),
                 None => {}
@@ -423,8 +522,16 @@ impl Mesh {
         };
         let (channel, slot) = (key.0.to_string(), key.1);
         let message = match slot {
-            Slot::Gossip => Message::Gossip(Envelope { channel, source: self.config.name, payload }),
-            Slot::Broadcast(source) => Message::Broadcast(Envelope { channel, source, payload }),
+            Slot::Gossip => Message::Gossip(Envelope {
+                channel,
+                source: self.config.name,
+                payload,
+            }),
+            Slot::Broadcast(source) => Message::Broadcast(Envelope {
+                channel,
+                source,
+                payload,
+            }),
         };
         Some(message.encode())
     }
@@ -438,7 +545,11 @@ impl Mesh {
         {
             if let Some(peer) = self.peers.get(name) {
                 size += 64 + peer.nickname.len();
-                size += peer.connections.iter().map(|c| 32 + c.remote_addr.len()).sum::<usize>();
+                size += peer
+                    .connections
+                    .iter()
+                    .map(|c| 32 + c.remote_addr.len())
+                    .sum::<usize>();
                 now.push(peer);
             }
         }

@@ -3,14 +3,20 @@
 //! Everything here but `transport` is pure: no sockets, clocks, tasks or randomness of its own.
 
 pub mod channel;
+mod connections;
+pub mod core;
 pub mod gob;
+pub mod gossip;
 pub mod handshake;
 pub mod message;
 pub mod name;
 pub mod peers;
+pub mod queue;
 pub mod routes;
 pub mod short_ids;
+pub mod status;
 pub mod summary;
+pub mod surrogate;
 pub mod targets;
 
 /// Time since an arbitrary start, as told by whoever drives a state machine.

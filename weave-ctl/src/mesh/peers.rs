@@ -220,7 +220,10 @@ impl Peers {
     /// Removes every peer that no chain of recorded connections leads to from us, or from one that
     /// is just connecting (wire.md 4.2.6).
     pub fn collect_garbage(&mut self, connecting: Option<PeerName>) -> (Vec<PeerSummary>, Vec<Effect>) {
-        let mut worklist: Vec<PeerName> = connecting.into_iter().filter(|n| self.table.contains_key(n)).collect();
+        let mut worklist: Vec<PeerName> = connecting
+            .into_iter()
+            .filter(|n| self.table.contains_key(n))
+            .collect();
         worklist.push(self.own);
         let mut reached: BTreeSet<PeerName> = worklist.iter().copied().collect();
         while let Some(name) = worklist.pop() {

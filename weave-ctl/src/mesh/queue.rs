@@ -21,7 +21,9 @@ pub const MAX_RELAYED_BYTES: usize = MAX_BODY + (6 << 20);
 
 /// The remote does not take what is meant for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("remote does not keep up: {messages} messages with {bytes} bytes and {slots} gossip slots are waiting")]
+#[error(
+    "remote does not keep up: {messages} messages with {bytes} bytes and {slots} gossip slots are waiting"
+)]
 pub struct Overflow {
     /// Waiting in order.
     pub messages: usize,
@@ -130,7 +132,8 @@ impl Queue {
     /// they cannot break the connection.
     #[must_use]
     pub fn has_room_to_relay(&self, bytes: usize) -> bool {
-        self.messages.len() < MAX_MESSAGES / 2 && (self.messages.is_empty() || self.bytes + bytes <= MAX_BYTES / 2)
+        self.messages.len() < MAX_MESSAGES / 2
+            && (self.messages.is_empty() || self.bytes + bytes <= MAX_BYTES / 2)
     }
 
     /// Into a slot, merged with what is there. False: relayed data that had to be dropped.
@@ -142,7 +145,9 @@ impl Queue {
         }
         let item = match self.slots.remove(&key) {
             Some(old) => old.merge(item, channel),
-            None if self.slots.len() >= MAX_SLOTS => return if relays { Ok(false) } else { Err(self.overflow()) },
+            None if self.slots.len() >= MAX_SLOTS => {
+                return if relays { Ok(false) } else { Err(self.overflow()) };
+            }
             None => item,
         };
         self.relayed = (self.relayed.0 + payloads, self.relayed.1 + bytes);
@@ -163,7 +168,11 @@ impl Queue {
         }
         self.slots_next = false;
         let after = self.served.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.slots.range((after, Bound::Unbounded)).next().or_else(|| self.slots.iter().next());
+        let next = self
+            .slots
+            .range((after, Bound::Unbounded))
+            .next()
+            .or_else(|| self.slots.iter().next());
         let key = next.map(|(key, _)| key.clone())?;
         let mut item = self.slots.remove(&key)?;
         if let Item::Relayed(list) = &mut item
@@ -188,7 +197,11 @@ impl Queue {
     /// Messages, bytes, slots.
     #[must_use]
     pub fn overflow(&self) -> Overflow {
-        Overflow { messages: self.messages.len(), bytes: self.bytes, slots: self.slots.len() }
+        Overflow {
+            messages: self.messages.len(),
+            bytes: self.bytes,
+            slots: self.slots.len(),
+        }
     }
 }
 
@@ -225,8 +238,12 @@ mod tests {
     #[test]
     fn slots_merge_and_take_turns_with_messages() {
         let mut queue = Queue::default();
-        queue.put(key("t", Slot::Gossip), Item::Peers(names(&[1, 2])), None).unwrap();
-        queue.put(key("t", Slot::Gossip), Item::Peers(names(&[2, 3])), None).unwrap();
+        queue
+            .put(key("t", Slot::Gossip), Item::Peers(names(&[1, 2])), None)
+            .unwrap();
+        queue
+            .put(key("t", Slot::Gossip), Item::Peers(names(&[2, 3])), None)
+            .unwrap();
         queue.put(key("x", Slot::Gossip), relayed(&[7]), None).unwrap();
         queue.put(key("x", Slot::Gossip), relayed(&[8]), None).unwrap();
         for n in 1..=4 {
@@ -234,10 +251,15 @@ mod tests {
         }
         queue.push_heartbeat();
         queue.push_heartbeat();
-        assert_eq!(drain(&mut queue), ["heartbeat", "[1]", "t 3", "[2]", "x [7]", "[3]", "x [8]", "[4]"]);
+        assert_eq!(
+            drain(&mut queue),
+            ["heartbeat", "[1]", "t 3", "[2]", "x [7]", "[3]", "x [8]", "[4]"]
+        );
         assert!(queue.is_empty());
         queue.put(key("t", Slot::Gossip), Item::AllPeers, None).unwrap();
-        queue.put(key("t", Slot::Gossip), Item::Peers(names(&[1])), None).unwrap();
+        queue
+            .put(key("t", Slot::Gossip), Item::Peers(names(&[1])), None)
+            .unwrap();
         assert_eq!(drain(&mut queue), ["t all"]);
     }
 

@@ -156,10 +156,19 @@ impl Mesh {
         let connections = self.conns.iter().map(|(conn, c)| ConnectionStatus {
             address: c.remote_addr,
             outbound: c.outbound,
-            state: if c.established { ConnectionState::Established } else { ConnectionState::Pending },
+            state: if c.established {
+                ConnectionState::Established
+            } else {
+                ConnectionState::Pending
+            },
             error: None,
             retry: None,
-            remote: Some((c.remote, self.peers.get(c.remote).map_or_else(String::new, |p| p.nickname.clone()))),
+            remote: Some((
+                c.remote,
+                self.peers
+                    .get(c.remote)
+                    .map_or_else(String::new, |p| p.nickname.clone()),
+            )),
             conn: Some(*conn),
         });
         let targets = self.targets.iter().filter_map(|(address, target)| {
@@ -169,7 +178,9 @@ impl Mesh {
                 (State::Attempting | State::Waiting, None) => ConnectionState::Connecting,
                 (State::Connected | State::Suspended, _) => return None,
             };
-            let next = target.try_at.map_or(Retry::Never, |at| Retry::In(at.saturating_sub(now)));
+            let next = target
+                .try_at
+                .map_or(Retry::Never, |at| Retry::In(at.saturating_sub(now)));
             Some(ConnectionStatus {
                 address,
                 outbound: true,

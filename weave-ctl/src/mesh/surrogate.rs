@@ -31,13 +31,18 @@ pub struct Surrogates {
 impl Surrogates {
     /// The channel's name, if it may be relayed; the reason for not doing so is a bound.
     pub fn channel(&mut self, now: Now, name: &str) -> Option<Arc<str>> {
-        if let Some((name, used)) = self.channels.get_key_value(name).map(|(n, u)| (Arc::clone(n), *u)) {
+        if let Some((name, used)) = self
+            .channels
+            .get_key_value(name)
+            .map(|(n, u)| (Arc::clone(n), *u))
+        {
             if used != now {
                 self.channels.insert(Arc::clone(&name), now);
             }
             return Some(name);
         }
-        self.channels.retain(|_, used| now.saturating_sub(*used) <= MEMORY);
+        self.channels
+            .retain(|_, used| now.saturating_sub(*used) <= MEMORY);
         if self.channels.len() >= MAX_CHANNELS || name.len() > MAX_NAME {
             return None;
         }
@@ -53,7 +58,8 @@ impl Surrogates {
             return None;
         }
         while let Some((at, _)) = self.order.front() {
-            let full = self.order.len() >= MAX_REMEMBERED || self.bytes + payload.len() > MAX_REMEMBERED_BYTES;
+            let full =
+                self.order.len() >= MAX_REMEMBERED || self.bytes + payload.len() > MAX_REMEMBERED_BYTES;
             if !full && now.saturating_sub(*at) <= MEMORY {
                 break;
             }
@@ -86,9 +92,15 @@ mod tests {
         assert_eq!(table.unseen(at(0), &x, b"1").as_deref(), Some(&b"1"[..]));
         assert!(table.unseen(at(0), &y, b"1").is_some(), "another channel");
         assert!(table.unseen(at(30), &x, b"1").is_none());
-        assert!(table.unseen(at(31), &x, b"1").is_none(), "nothing stored meanwhile");
+        assert!(
+            table.unseen(at(31), &x, b"1").is_none(),
+            "nothing stored meanwhile"
+        );
         assert!(table.unseen(at(31), &x, b"2").is_some());
-        assert!(table.unseen(at(31), &x, b"1").is_some(), "forgotten when 2 was stored");
+        assert!(
+            table.unseen(at(31), &x, b"1").is_some(),
+            "forgotten when 2 was stored"
+        );
     }
 
     #[test]
@@ -96,7 +108,9 @@ mod tests {
         let mut table = Surrogates::default();
         assert!(table.channel(at(0), &"n".repeat(257)).is_none());
         let relayed = |table: &mut Surrogates, now| {
-            (0..100).filter(|n| table.channel(now, &format!("{now:?} {n}")).is_some()).count()
+            (0..100)
+                .filter(|n| table.channel(now, &format!("{now:?} {n}")).is_some())
+                .count()
         };
         assert_eq!(relayed(&mut table, at(0)), MAX_CHANNELS);
         assert_eq!(relayed(&mut table, at(30)), 0);
@@ -105,11 +119,17 @@ mod tests {
         for n in 0..10_000_u32 {
             assert!(table.unseen(at(100), &x, &n.to_be_bytes()).is_some());
         }
-        assert_eq!((table.order.len(), table.seen.len()), (MAX_REMEMBERED, MAX_REMEMBERED));
+        assert_eq!(
+            (table.order.len(), table.seen.len()),
+            (MAX_REMEMBERED, MAX_REMEMBERED)
+        );
         for n in 0..4 {
             assert!(table.unseen(at(100), &x, &vec![n; 10 << 20]).is_some());
         }
         assert!(table.bytes <= MAX_REMEMBERED_BYTES);
-        assert_eq!(table.bytes, table.order.iter().map(|(_, s)| s.1.len()).sum::<usize>());
+        assert_eq!(
+            table.bytes,
+            table.order.iter().map(|(_, s)| s.1.len()).sum::<usize>()
+        );
     }
 }
