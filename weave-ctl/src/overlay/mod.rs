@@ -1,1 +1,3 @@
 //! Carrying frames between peers: the overlay switch and its paths.
+
+pub mod fastdp;

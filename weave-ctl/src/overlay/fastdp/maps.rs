@@ -1,0 +1,172 @@
+//! The maps as typed tables.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use weave_common::{Config, Counters, FloodHops, Heartbeat, MacEntry, MacKey, NextHop, Sender};
+
+use super::loader::maps_dir;
+
+/// Handles on the pinned maps.
+pub struct Maps {
+    config: Array<MapData, Config>,
+    macs: HashMap<MapData, MacKey, MacEntry>,
+    peers: HashMap<MapData, u32, NextHop>,
+    floods: HashMap<MapData, u32, FloodHops>,
+    senders: HashMap<MapData, [u8; 4], Sender>,
+    counters: PerCpuArray<MapData, Counters>,
+}
+
+/// A map could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("BPF map {name}: {error}")]
+pub struct MapsError {
+    /// Which map.
+    pub name: &'static str,
+    /// Why.
+    pub error: MapError,
+}
+
+fn failed(name: &'static str) -> impl Fn(MapError) -> MapsError {
+    move |error| MapsError { name, error }
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(bpf_dir: &Path, name: &'static str) -> Result<T, MapsError> {
+    MapData::from_pin(maps_dir(bpf_dir).join(name))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(failed(name))
+}
+
+/// Opens the ring of heartbeats; there must be only one reader.
+pub fn open_events(bpf_dir: &Path) -> Result<RingBuf<MapData>, MapsError> {
+    open(bpf_dir, "EVENTS")
+}
+
+/// Reads an item of the ring; `None` when its size is not that of a heartbeat.
+#[must_use]
+pub fn heartbeat(item: &[u8]) -> Option<Heartbeat> {
+    (item.len() == size_of::<Heartbeat>()).then(|| {
+        // SAFETY: the size was checked, and any bytes make a valid `Heartbeat` (integers only).
+        unsafe { item.as_ptr().cast::<Heartbeat>().read_unaligned() }
+    })
+}
+
+/// Makes `map` hold exactly `wanted`, touching only entries that differ. Writes come before
+/// deletions, so that nothing that stays is ever missing.
+fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> Result<Vec<K>, MapError> {
+    let present: BTreeMap<K, V> = map.iter().collect::<Result<_, _>>()?;
+    for (key, value) in wanted {
+        if present.get(key) != Some(value) {
+            map.insert(key, value, 0)?;
+        }
+    }
+    let gone: Vec<K> = present
+        .into_keys()
+        .filter(|key| !wanted.contains_key(key))
+        .collect();
+    for key in &gone {
+        ignore_missing(map.remove(key))?;
+    }
+    Ok(gone)
+}
+
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    pub fn open(bpf_dir: &Path) -> Result<Self, MapsError> {
+        Ok(Self {
+            config: open(bpf_dir, "CONFIG")?,
+            macs: open(bpf_dir, "MACS")?,
+            peers: open(bpf_dir, "PEERS")?,
+            floods: open(bpf_dir, "FLOODS")?,
+            senders: open(bpf_dir, "SENDERS")?,
+            counters: open(bpf_dir, "COUNTERS")?,
+        })
+    }
+
+    /// The configuration as the programs see it.
+    pub fn config(&self) -> Result<Config, MapsError> {
+        self.config.get(&0, 0).map_err(failed("CONFIG"))
+    }
+
+    /// Replaces the configuration.
+    pub fn set_config(&mut self, config: Config) -> Result<(), MapsError> {
+        self.config.set(0, config, 0).map_err(failed("CONFIG"))
+    }
+
+    /// All MAC addresses known.
+    pub fn macs(&self) -> Result<Vec<(MacKey, MacEntry)>, MapsError> {
+        self.macs.iter().collect::<Result<_, _>>().map_err(failed("MACS"))
+    }
+
+    /// Writes one MAC address.
+    pub fn set_mac(&mut self, mac: MacKey, entry: MacEntry) -> Result<(), MapsError> {
+        self.macs.insert(mac, entry, 0).map_err(failed("MACS"))
+    }
+
+    /// Forgets the MAC addresses that `unwanted` picks; returns how many.
+    pub fn forget_macs(&mut self, unwanted: impl Fn(&MacKey, &MacEntry) -> bool) -> Result<usize, MapsError> {
+        let mut count = 0;
+        for (mac, entry) in self.macs()? {
+            if unwanted(&mac, &entry) {
+                ignore_missing(self.macs.remove(&mac)).map_err(failed("MACS"))?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// All next hops.
+    pub fn peers(&self) -> Result<BTreeMap<u32, NextHop>, MapsError> {
+        self.peers
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("PEERS"))
+    }
+
+    /// Makes the next hops exactly these; returns the short IDs that are gone.
+    pub fn sync_peers(&mut self, wanted: &BTreeMap<u32, NextHop>) -> Result<Vec<u32>, MapsError> {
+        sync(&mut self.peers, wanted).map_err(failed("PEERS"))
+    }
+
+    /// All flood trees.
+    pub fn floods(&self) -> Result<BTreeMap<u32, FloodHops>, MapsError> {
+        self.floods
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("FLOODS"))
+    }
+
+    /// Makes the flood trees exactly these.
+    pub fn sync_floods(&mut self, wanted: &BTreeMap<u32, FloodHops>) -> Result<(), MapsError> {
+        sync(&mut self.floods, wanted).map(drop).map_err(failed("FLOODS"))
+    }
+
+    /// Makes the allowed senders exactly these.
+    pub fn sync_senders(&mut self, wanted: &BTreeMap<[u8; 4], Sender>) -> Result<(), MapsError> {
+        sync(&mut self.senders, wanted)
+            .map(drop)
+            .map_err(failed("SENDERS"))
+    }
+
+    /// The counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<Counters, MapsError> {
+        let mut sum = Counters::default();
+        for cpu in self.counters.get(&0, 0).map_err(failed("COUNTERS"))?.iter() {
+            sum.add(cpu);
+        }
+        Ok(sum)
+    }
+}

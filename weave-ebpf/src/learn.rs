@@ -1,0 +1,95 @@
+//! Learning where MAC addresses are (wire.md 6.9; W8: a moved address is taken over at once).
+
+use weave_common::{Config, MacEntry, MacKey};
+
+use crate::maps::{MACS, count, mac};
+use crate::packet::is_group;
+
+/// A frame from `address` came in at local port `ifindex` (0: by way of the bridge).
+#[inline(always)]
+pub fn local(config: &Config, address: [u8; 6], ifindex: u32) {
+    match mac(address) {
+        Some(known) if known.flags & MacEntry::LOCAL != 0 && (known.ifindex == ifindex || ifindex == 0) => {
+            if !stale(config, known) {
+                return;
+            }
+            // Seen through the bridge, a port's address keeps its port.
+            let ifindex = if ifindex == 0 { known.ifindex } else { ifindex };
+            write(
+                config,
+                address,
+                MacEntry {
+                    ifindex,
+                    peer: 0,
+                    flags: MacEntry::LOCAL,
+                    last_seen_s: 0,
+                },
+            );
+        }
+        known => {
+            if known.is_some() {
+                count!(moved);
+            } else {
+                count!(learnt);
+            }
+            write(
+                config,
+                address,
+                MacEntry {
+                    ifindex,
+                    peer: 0,
+                    flags: MacEntry::LOCAL,
+                    last_seen_s: 0,
+                },
+            );
+        }
+    }
+}
+
+/// A frame from `address` came from peer `peer`.
+#[inline(always)]
+pub fn remote(config: &Config, address: [u8; 6], peer: u32) {
+    let entry = MacEntry {
+        ifindex: 0,
+        peer: peer as u16,
+        flags: 0,
+        last_seen_s: 0,
+    };
+    match mac(address) {
+        Some(known) if known.flags & MacEntry::LOCAL == 0 && u32::from(known.peer) == peer => {
+            if stale(config, known) {
+                write(config, address, entry);
+            }
+        }
+        known => {
+            if known.is_some() {
+                count!(moved);
+            } else {
+                count!(learnt);
+            }
+            write(config, address, entry);
+        }
+    }
+}
+
+/// May frames come from this address at all?
+#[inline(always)]
+pub fn valid_source(address: [u8; 6]) -> bool {
+    !is_group(address) && address != [0; 6]
+}
+
+#[inline(always)]
+fn stale(config: &Config, entry: &MacEntry) -> bool {
+    config.clock_s.wrapping_sub(entry.last_seen_s) > MacEntry::REFRESH_S
+}
+
+#[inline(never)]
+fn write(config: &Config, address: [u8; 6], entry: MacEntry) {
+    let entry = MacEntry {
+        last_seen_s: config.clock_s,
+        ..entry
+    };
+    if MACS.insert(MacKey::new(address), entry, 0).is_err() {
+        count!(macs_full);
+    }
+}

@@ -1,0 +1,73 @@
+//! The maps, filled by the controller (and `MACS` by learning), and what reads them in one line.
+
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use weave_common::{
+    Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
+    Sender,
+};
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// MAC -> peer or local port.
+#[btf_map]
+pub static MACS: HashMap<MacKey, MacEntry, { MAX_MACS as usize }> = HashMap::new();
+
+/// Peer (short ID) -> next hop.
+#[btf_map]
+pub static PEERS: HashMap<u32, NextHop, { MAX_PEERS as usize }> = HashMap::new();
+
+/// Origin of a flood (short ID) -> where we pass it on.
+#[btf_map]
+pub static FLOODS: HashMap<u32, FloodHops, { MAX_PEERS as usize }> = HashMap::new();
+
+/// Outer source address -> neighbour.
+#[btf_map]
+pub static SENDERS: HashMap<[u8; 4], Sender, { MAX_PEERS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<Heartbeat, { EVENT_RING as usize }> = RingBuf::new();
+
+/// Our configuration; `None` only before the controller's first write.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Where a MAC address is.
+#[inline(always)]
+pub fn mac(address: [u8; 6]) -> Option<&'static MacEntry> {
+    // SAFETY: entries are read field by field; one replaced meanwhile is stale, not dangling
+    // (BPF hash maps free elements only after an RCU grace period or reuse them in place).
+    unsafe { MACS.get(MacKey::new(address)) }
+}
+
+/// The next hop towards a peer.
+#[inline(always)]
+pub fn peer(short_id: u32) -> Option<&'static NextHop> {
+    // SAFETY: as in `mac`.
+    unsafe { PEERS.get(short_id) }
+}
+
+/// Is this the address of a neighbour?
+#[inline(always)]
+pub fn is_sender(address: [u8; 4]) -> bool {
+    // SAFETY: as in `mac`.
+    unsafe { SENDERS.get(address) }.is_some()
+}
+
+/// Adds one to a counter of this CPU.
+macro_rules! count {
+    ($name:ident) => {
+        if let Some(counters) = crate::maps::COUNTERS.get_ptr_mut(0) {
+            // SAFETY: the slot belongs to this CPU and programs of this kind are not preempted
+            // by one another on it.
+            unsafe { (*counters).$name += 1 };
+        }
+    };
+}
+pub(crate) use count;

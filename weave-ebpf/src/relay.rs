@@ -1,0 +1,88 @@
+//! Sending on what is for another peer: the outer addresses change, the VNI stays (wire.md 8.11).
+
+use weave_common::{Config, NextHop};
+
+use crate::maps::{count, peer};
+use crate::packet::{Eth, Ipv4, Outer, Udp};
+
+/// Where to, or `None` when it must be dropped (already counted).
+#[inline(always)]
+pub fn next_hop(outer: &Outer, dst: u32) -> Option<&'static NextHop> {
+    let Some(hop) = peer(dst).filter(|hop| hop.flags & NextHop::USABLE != 0) else {
+        count!(drop_no_route);
+        return None;
+    };
+    // Never back to the sender: disagreeing topologies would play ball (W13).
+    if hop.remote_ip == outer.ip.src {
+        count!(drop_returning);
+        return None;
+    }
+    if outer.ip.ttl <= 1 {
+        count!(drop_ttl);
+        return None;
+    }
+    Some(hop)
+}
+
+/// What changes at a relay.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Headers {
+    eth: Eth,
+    ip: Ipv4,
+    udp: Udp,
+}
+
+/// The outer headers for the next hop. The TTL goes down, so a loop ends (W13).
+#[inline(always)]
+pub fn rewrite(outer: &Outer, hop: &NextHop) -> Headers {
+    let mut ip = Ipv4 {
+        src: hop.local_ip,
+        dst: hop.remote_ip,
+        ttl: outer.ip.ttl - 1,
+        ..outer.ip
+    };
+    ip.seal();
+    let udp = Udp {
+        dst_port: hop.port,
+        checksum: [0; 2],
+        ..outer.udp
+    };
+    (
+        Eth {
+            dst: hop.dst_mac,
+            src: hop.src_mac,
+            proto: [8, 0],
+        },
+        ip,
+        udp,
+    )
+}
+
+/// Is the VXLAN packet addressed to this host on one of our ports?
+#[inline(always)]
+pub fn is_ours(config: &Config, outer: &Outer) -> bool {
+    outer.eth.proto == [8, 0]
+        && outer.ip.version_ihl == 0x45
+        && outer.ip.protocol == crate::packet::IPPROTO_UDP
+        && outer.ip.frag_off[0] & 0x3f == 0
+        && outer.ip.frag_off[1] == 0
+        && is_port(config, outer.udp.dst_port)
+        && is_local_ip(config, outer.ip.dst)
+}
+
+#[inline(always)]
+fn is_port(config: &Config, port: u16) -> bool {
+    port != 0 && config.ports.iter().any(|&ours| ours == port)
+}
+
+#[inline(always)]
+fn is_local_ip(config: &Config, ip: [u8; 4]) -> bool {
+    // One number compares faster than four bytes.
+    let ip = u32::from_ne_bytes(ip);
+    ip != 0
+        && config
+            .local_ips
+            .iter()
+            .any(|&ours| u32::from_ne_bytes(ours) == ip)
+}
