@@ -88,17 +88,17 @@ pub fn parse(template: &str) -> Result<Vec<Node>, ParseError> {
     };
     let (nodes, end) = parser.nodes()?;
     match end {
-        End::Template => Ok(nodes),
-        End::Else(_) => Err(parser.error("unexpected {{else}}")),
-        End::End => Err(parser.error("unexpected {{end}}")),
+        End::OfText => Ok(nodes),
+        End::AtElse(_) => Err(parser.error("unexpected {{else}}")),
+        End::OfBlock => Err(parser.error("unexpected {{end}}")),
     }
 }
 
 /// What closed a list of nodes.
 enum End {
-    Template,
-    End,
-    Else(VecDeque<Token>),
+    OfText,
+    OfBlock,
+    AtElse(VecDeque<Token>),
 }
 
 struct Parser {
@@ -146,10 +146,10 @@ impl Parser {
                 "if" => Kind::If,
                 "with" => Kind::With,
                 "range" => Kind::Range,
-                "end" if tokens.len() == 1 => return Ok((nodes, End::End)),
+                "end" if tokens.len() == 1 => return Ok((nodes, End::OfBlock)),
                 "else" => {
                     tokens.pop_front();
-                    return Ok((nodes, End::Else(tokens)));
+                    return Ok((nodes, End::AtElse(tokens)));
                 }
                 "break" | "continue" if tokens.len() == 1 => {
                     if self.loops == 0 {
@@ -176,7 +176,7 @@ impl Parser {
             tokens.pop_front();
             nodes.push(self.block(kind, tokens)?);
         }
-        Ok((nodes, End::Template))
+        Ok((nodes, End::OfText))
     }
 
     fn block(&mut self, kind: Kind, mut tokens: VecDeque<Token>) -> Result<Node, ParseError> {
@@ -188,16 +188,16 @@ impl Parser {
         let (body, end) = self.nodes()?;
         self.loops -= usize::from(kind == Kind::Range);
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Template => {
+            End::OfBlock => Vec::new(),
+            End::OfText => {
                 self.line = opened;
                 return Err(self.error("unclosed action: {{end}} is missing"));
             }
-            End::Else(mut rest) => match rest.pop_front() {
+            End::AtElse(mut rest) => match rest.pop_front() {
                 None => match self.nodes()? {
-                    (nodes, End::End) => nodes,
-                    (_, End::Else(_)) => return Err(self.error("expected end; found {{else}}")),
-                    (_, End::Template) => return Err(self.error("unclosed action: {{end}} is missing")),
+                    (nodes, End::OfBlock) => nodes,
+                    (_, End::AtElse(_)) => return Err(self.error("expected end; found {{else}}")),
+                    (_, End::OfText) => return Err(self.error("unclosed action: {{end}} is missing")),
                 },
                 Some(Token::Word(word)) if word == "if" && kind == Kind::If => vec![self.block(kind, rest)?],
                 Some(_) => return Err(self.error("unexpected token after else")),
