@@ -48,15 +48,15 @@ pub fn rewrite(outer: &Outer, hop: &NextHop) -> Headers {
         checksum: [0; 2],
         ..outer.udp
     };
-    (
-        Eth {
+    Headers {
+        eth: Eth {
             dst: hop.dst_mac,
             src: hop.src_mac,
             proto: [8, 0],
         },
         ip,
         udp,
-    )
+    }
 }
 
 /// Is the VXLAN packet addressed to this host on one of our ports?

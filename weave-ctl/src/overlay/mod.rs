@@ -1,3 +1,4 @@
 //! Carrying frames between peers: the overlay switch and its paths.
 
 pub mod fastdp;
+pub mod forwarding;

@@ -1,0 +1,279 @@
+//! The life of one connection's fast path, told by heartbeats (wire.md 8.6). Pure.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::mesh::Now;
+
+/// Until the remote has acknowledged.
+pub const FAST: Duration = Duration::from_millis(500);
+/// Afterwards.
+pub const SLOW: Duration = Duration::from_secs(10);
+/// Without a heartbeat for so long the path is unhealthy.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// Control message: "your heartbeat arrived" (wire.md 7.4).
+pub const CONTROL_ACK: u8 = 0;
+/// Control message: IPsec parameters (wire.md 8.9).
+pub const CONTROL_IPSEC: u8 = 1;
+
+/// What the driver is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send a heartbeat to [`Path::remote`].
+    SendHeartbeat,
+    /// Tell the remote over TCP that its heartbeat arrived ([`CONTROL_ACK`]).
+    SendAck,
+    /// The path works from here to there.
+    Established,
+    /// Usable or not usable any more: [`Path::usable`] has changed.
+    Changed,
+    /// The remote's heartbeats come from another address now: [`Path::remote`] has changed.
+    Moved,
+}
+
+/// One connection's fast path.
+#[derive(Debug, Clone)]
+pub struct Path {
+    conn_uid: u64,
+    remote: Ipv4Addr,
+    established: bool,
+    healthy: bool,
+    acknowledged: bool,
+    interval: Duration,
+    next_heartbeat: Now,
+    timeout: Option<Now>,
+}
+
+/// A heartbeat as received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Connection it claims to belong to.
+    pub conn_uid: u64,
+    /// Inner frame's length in bytes.
+    pub frame_len: u32,
+    /// Length written into it, modulo 2^16.
+    pub claimed_len: u32,
+    /// Outer source.
+    pub from: Ipv4Addr,
+}
+
+impl Path {
+    /// The connection is up ("confirm"): the first heartbeat is due at once.
+    #[must_use]
+    pub fn new(now: Now, conn_uid: u64, remote: Ipv4Addr) -> Self {
+        Self {
+            conn_uid,
+            remote,
+            established: false,
+            healthy: true,
+            acknowledged: false,
+            interval: FAST,
+            next_heartbeat: now,
+            timeout: Some(now + TIMEOUT),
+        }
+    }
+
+    /// Where VXLAN for this connection goes.
+    #[must_use]
+    pub fn remote(&self) -> Ipv4Addr {
+        self.remote
+    }
+
+    /// UID of the connection, written into its heartbeats.
+    #[must_use]
+    pub fn conn_uid(&self) -> u64 {
+        self.conn_uid
+    }
+
+    /// Acknowledged by the remote, and not silent.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.established && self.healthy
+    }
+
+    /// Why it is not usable.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&'static str> {
+        match (self.established, self.healthy) {
+            (true, true) => None,
+            (false, _) => Some("no heartbeat acknowledged yet"),
+            (true, false) => Some("no heartbeat received for 60 s"),
+        }
+    }
+
+    /// When [`Path::tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Now {
+        self.timeout
+            .map_or(self.next_heartbeat, |timeout| timeout.min(self.next_heartbeat))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.timeout.is_some_and(|at| at <= now) {
+            self.timeout = None;
+            self.interval = SLOW;
+            if std::mem::replace(&mut self.healthy, false) {
+                actions.push(Action::Changed);
+            }
+        }
+        if self.next_heartbeat <= now {
+            self.next_heartbeat = now + self.interval;
+            actions.push(Action::SendHeartbeat);
+        }
+        actions
+    }
+
+    /// A heartbeat has come from the remote peer; an invalid one changes nothing.
+    pub fn on_heartbeat(&mut self, now: Now, heartbeat: Received) -> Vec<Action> {
+        if heartbeat.conn_uid != self.conn_uid || heartbeat.frame_len & 0xffff != heartbeat.claimed_len {
+            return Vec::new();
+        }
+        let mut actions = Vec::new();
+        if heartbeat.from != self.remote {
+            self.remote = heartbeat.from;
+            actions.push(Action::Moved);
+        }
+        if !std::mem::replace(&mut self.acknowledged, true) {
+            actions.push(Action::SendAck);
+        }
+        self.timeout = Some(now + TIMEOUT);
+        if !std::mem::replace(&mut self.healthy, true) {
+            actions.push(Action::Changed);
+        }
+        actions
+    }
+
+    /// The remote has received one of ours ([`CONTROL_ACK`]).
+    pub fn on_ack(&mut self) -> Vec<Action> {
+        if std::mem::replace(&mut self.established, true) {
+            return Vec::new();
+        }
+        self.interval = SLOW;
+        vec![Action::Established, Action::Changed]
+    }
+}
+
+/// UDP payload of a heartbeat: VXLAN header and inner frame (wire.md 8.6). `mtu` is our overlay
+/// MTU: the frame has that size and so tests that full-size packets pass.
+#[must_use]
+pub fn packet(dst: u16, src: u16, conn_uid: u64, mtu: u32) -> Vec<u8> {
+    let frame_len = 14 + mtu as usize;
+    let mut bytes = vec![0; 8 + frame_len];
+    bytes[0] = 8;
+    let vni = (u32::from(dst) << 12 | u32::from(src)) << 8;
+    bytes[4..8].copy_from_slice(&vni.to_be_bytes());
+    bytes[22..30].copy_from_slice(&conn_uid.to_be_bytes());
+    // Modulo 2^16, as the field has 16 bits.
+    bytes[30..32].copy_from_slice(&(frame_len as u16).to_be_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: u64 = 0x0123_4567_89ab_cdef;
+    const HOME: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
+
+    fn at(seconds: f64) -> Now {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn good(from: Ipv4Addr) -> Received {
+        Received {
+            conn_uid: UID,
+            frame_len: 1390,
+            claimed_len: 1390,
+            from,
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_specification() {
+        let bytes = packet(0xabc, 0x123, UID, 1376);
+        assert_eq!(bytes.len() + 8, 0x057e, "UDP length");
+        assert_eq!(bytes[..8], [8, 0, 0, 0, 0xab, 0xc1, 0x23, 0]);
+        assert_eq!(bytes[8..22], [0; 14]);
+        assert_eq!(
+            bytes[22..32],
+            [1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 5, 0x6e]
+        );
+        assert!(bytes[32..].iter().all(|b| *b == 0) && bytes.len() == 32 + 1366);
+    }
+
+    #[test]
+    fn fast_until_acknowledged_then_slow() {
+        let mut path = Path::new(at(0.0), UID, HOME);
+        assert_eq!(path.tick(at(0.0)), [Action::SendHeartbeat]);
+        assert_eq!(path.next_deadline(), at(0.5));
+        assert!(!path.usable());
+        assert_eq!(path.on_ack(), [Action::Established, Action::Changed]);
+        assert_eq!(path.on_ack(), [], "once only");
+        assert!(path.usable());
+        assert_eq!(path.tick(at(0.5)), [Action::SendHeartbeat]);
+        assert_eq!(path.next_deadline(), at(10.5));
+    }
+
+    #[test]
+    fn the_first_valid_heartbeat_is_acknowledged_once() {
+        let mut path = Path::new(at(0.0), UID, HOME);
+        for bad in [
+            Received {
+                conn_uid: 1,
+                ..good(HOME)
+            },
+            Received {
+                frame_len: 1389,
+                ..good(HOME)
+            },
+        ] {
+            assert_eq!(path.on_heartbeat(at(0.1), bad), []);
+        }
+        assert_eq!(path.on_heartbeat(at(0.1), good(HOME)), [Action::SendAck]);
+        assert_eq!(path.on_heartbeat(at(0.2), good(HOME)), []);
+    }
+
+    #[test]
+    fn silence_makes_it_unhealthy_and_one_heartbeat_healthy_again() {
+        let mut path = Path::new(at(0.0), UID, HOME);
+        path.on_ack();
+        path.on_heartbeat(at(1.0), good(HOME));
+        assert!(path.tick(at(60.9)).contains(&Action::SendHeartbeat));
+        assert!(path.usable());
+        assert!(path.tick(at(61.0)).contains(&Action::Changed));
+        assert!(!path.usable());
+        assert_eq!(path.trouble(), Some("no heartbeat received for 60 s"));
+        assert!(
+            path.tick(at(200.0)).contains(&Action::SendHeartbeat),
+            "heartbeats go on"
+        );
+        assert_eq!(path.on_heartbeat(at(201.0), good(HOME)), [Action::Changed]);
+        assert!(path.usable());
+    }
+
+    #[test]
+    fn a_peer_may_move() {
+        let mut path = Path::new(at(0.0), UID, HOME);
+        let away = Ipv4Addr::new(172, 31, 9, 9);
+        assert_eq!(
+            path.on_heartbeat(at(0.1), good(away)),
+            [Action::Moved, Action::SendAck]
+        );
+        assert_eq!(path.remote(), away);
+    }
+
+    #[test]
+    fn large_mtus_wrap_the_length() {
+        let bytes = packet(1, 2, UID, 65535);
+        assert_eq!(bytes[30..32], [0, 13]);
+        let mut path = Path::new(at(0.0), UID, HOME);
+        let heartbeat = Received {
+            frame_len: 65549,
+            claimed_len: 13,
+            ..good(HOME)
+        };
+        assert_eq!(path.on_heartbeat(at(0.1), heartbeat), [Action::SendAck]);
+    }
+}

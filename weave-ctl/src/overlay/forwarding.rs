@@ -1,0 +1,384 @@
+//! From topology and paths to what the BPF maps shall hold. Pure.
+//!
+//! A peer whose controller has died or restarts vanishes from the topology at once, but its
+//! kernel goes on forwarding. So its next hop is *held* for a while: known traffic goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use weave_common::{FloodHops, MAX_FLOOD_HOPS, NextHop, Sender};
+
+use crate::mesh::Now;
+use crate::mesh::name::{PeerName, ShortId};
+
+/// How long a vanished peer's next hop is kept: as long as a silent path is trusted (wire.md 8.6).
+pub const HOLD: Duration = Duration::from_secs(60);
+
+/// How frames reach a neighbour, resolved down to the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Outer destination.
+    pub remote: Ipv4Addr,
+    /// Outer source.
+    pub local: Ipv4Addr,
+    /// UDP port, host byte order.
+    pub port: u16,
+    /// Underlay interface.
+    pub ifindex: u32,
+    /// VXLAN device for that port.
+    pub vxlan_ifindex: u32,
+    /// Largest inner IP packet in bytes.
+    pub mtu: u32,
+    /// Outer Ethernet destination and source, if known.
+    pub macs: Option<([u8; 6], [u8; 6])>,
+    /// The path is established and healthy.
+    pub usable: bool,
+}
+
+/// What the mesh knows.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Our own short ID's number.
+    pub own: u32,
+    /// Every other peer that owns its short ID.
+    pub peers: BTreeMap<PeerName, ShortId>,
+    /// Next hop for data to each reachable peer.
+    pub routes: BTreeMap<PeerName, PeerName>,
+    /// Neighbours with a fast path, usable or not.
+    pub links: BTreeMap<PeerName, Link>,
+    /// Where we pass on floods, by origin; our own under our own name.
+    pub floods: BTreeMap<PeerName, Vec<PeerName>>,
+    /// Our own name.
+    pub own_name: Option<PeerName>,
+}
+
+/// What the maps shall hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// `PEERS`.
+    pub peers: BTreeMap<u32, NextHop>,
+    /// `FLOODS`.
+    pub floods: BTreeMap<u32, FloodHops>,
+    /// `SENDERS`.
+    pub senders: BTreeMap<[u8; 4], Sender>,
+    /// Peers that changed their short ID: MAC addresses at the first are now at the second.
+    pub renumbered: Vec<(u32, u32)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    hop: NextHop,
+    until: Now,
+}
+
+/// Computes [`Tables`] and remembers what it must hold.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    /// Last known way to each short ID.
+    usable: BTreeMap<u32, NextHop>,
+    held: BTreeMap<u32, Held>,
+    numbers: BTreeMap<PeerName, u32>,
+}
+
+impl Forwarding {
+    /// Starts with what an earlier controller left in the maps: all of it is held.
+    #[must_use]
+    pub fn adopt(now: Now, peers: BTreeMap<u32, NextHop>) -> Self {
+        let held = peers
+            .into_iter()
+            .filter(|(_, hop)| hop.flags & NextHop::USABLE != 0)
+            .map(|(id, hop)| {
+                (
+                    id,
+                    Held {
+                        hop,
+                        until: now + HOLD,
+                    },
+                )
+            })
+            .collect();
+        Self {
+            held,
+            ..Self::default()
+        }
+    }
+
+    /// When something held runs out.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Now> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// What the maps shall hold now.
+    pub fn update(&mut self, now: Now, view: &View) -> Tables {
+        let mut tables = Tables {
+            renumbered: self.renumber(view),
+            ..Tables::default()
+        };
+        for (name, id) in &view.peers {
+            let hop = view.routes.get(name).and_then(|via| next_hop(view, *via));
+            tables.peers.insert(id.get().into(), hop.unwrap_or_default());
+        }
+        let routed: BTreeSet<u32> = view
+            .routes
+            .keys()
+            .filter_map(|name| view.peers.get(name))
+            .map(|id| u32::from(id.get()))
+            .collect();
+        self.hold(now, view, &routed);
+        for (id, held) in &self.held {
+            tables.peers.insert(*id, held.hop);
+        }
+        self.usable = tables
+            .peers
+            .iter()
+            .filter(|(_, hop)| hop.flags & NextHop::USABLE != 0)
+            .map(|(id, hop)| (*id, *hop))
+            .collect();
+        tables.floods = self.floods(view);
+        tables.senders = self.senders(view);
+        tables
+    }
+
+    /// Notes who has which number, and who has another than before.
+    fn renumber(&mut self, view: &View) -> Vec<(u32, u32)> {
+        let mut changed = Vec::new();
+        for (name, id) in &view.peers {
+            let id = u32::from(id.get());
+            if let Some(old) = self.numbers.insert(*name, id)
+                && old != id
+            {
+                changed.push((old, id));
+                self.held.remove(&old);
+                self.usable.remove(&old);
+            }
+        }
+        changed
+    }
+
+    /// Peers without a route keep their last way for a while; peers with one need none.
+    fn hold(&mut self, now: Now, view: &View, routed: &BTreeSet<u32>) {
+        for (id, hop) in std::mem::take(&mut self.usable) {
+            if !routed.contains(&id) {
+                self.held.entry(id).or_insert(Held {
+                    hop,
+                    until: now + HOLD,
+                });
+            }
+        }
+        self.held
+            .retain(|id, held| !routed.contains(id) && held.until > now && *id != view.own);
+    }
+
+    fn floods(&self, view: &View) -> BTreeMap<u32, FloodHops> {
+        let number = |name: &PeerName| -> Option<u32> {
+            if Some(*name) == view.own_name {
+                return Some(view.own);
+            }
+            view.peers.get(name).map(|id| id.get().into())
+        };
+        let mut floods = BTreeMap::new();
+        for (origin, hops) in &view.floods {
+            let Some(origin) = number(origin) else {
+                continue;
+            };
+            let mut hops: BTreeSet<u16> = hops
+                .iter()
+                .filter_map(number)
+                .filter_map(|id| u16::try_from(id).ok())
+                .collect();
+            if origin == view.own {
+                // A held neighbour still hears our own floods: nobody else passes them on to it,
+                // and it does not send them back.
+                let held = self.held.iter().filter(|(id, held)| held.hop.via == **id);
+                hops.extend(held.filter_map(|(id, _)| u16::try_from(*id).ok()));
+            }
+            let mut entry = FloodHops::default();
+            for (slot, hop) in entry.hops.iter_mut().zip(hops) {
+                *slot = hop;
+                entry.count += 1;
+            }
+            debug_assert!(entry.count as usize <= MAX_FLOOD_HOPS);
+            if entry.count > 0 {
+                floods.insert(origin, entry);
+            }
+        }
+        floods
+    }
+
+    fn senders(&self, view: &View) -> BTreeMap<[u8; 4], Sender> {
+        let mut senders = BTreeMap::new();
+        for (id, held) in &self.held {
+            senders.insert(held.hop.remote_ip, Sender { short_id: *id });
+        }
+        for (name, link) in &view.links {
+            let short_id = view.peers.get(name).map_or(0, |id| id.get().into());
+            senders.insert(link.remote.octets(), Sender { short_id });
+        }
+        senders
+    }
+}
+
+fn next_hop(view: &View, via: PeerName) -> Option<NextHop> {
+    let link = view.links.get(&via)?;
+    let via = view.peers.get(&via)?;
+    if !link.usable {
+        return None;
+    }
+    let (dst_mac, src_mac) = link.macs.unwrap_or_default();
+    Some(NextHop {
+        flags: NextHop::USABLE | if link.macs.is_some() { NextHop::HAS_MACS } else { 0 },
+        via: via.get().into(),
+        remote_ip: link.remote.octets(),
+        local_ip: link.local.octets(),
+        ifindex: link.ifindex,
+        vxlan_ifindex: link.vxlan_ifindex,
+        mtu: link.mtu,
+        port: link.port.to_be(),
+        dst_mac,
+        src_mac,
+        zero: 0,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn name(n: u64) -> PeerName {
+        PeerName::from_u64(n).unwrap()
+    }
+
+    fn link(n: u8) -> Link {
+        Link {
+            remote: Ipv4Addr::new(172, 31, 0, n),
+            local: Ipv4Addr::new(172, 31, 0, 1),
+            port: 6784,
+            ifindex: 3,
+            vxlan_ifindex: 9,
+            mtu: 1416,
+            macs: Some(([n; 6], [1; 6])),
+            usable: true,
+        }
+    }
+
+    /// We are 1; 2 is a neighbour, 3 lies behind it.
+    fn view() -> View {
+        View {
+            own: 101,
+            own_name: Some(name(1)),
+            peers: [
+                (name(2), ShortId::new(102).unwrap()),
+                (name(3), ShortId::new(103).unwrap()),
+            ]
+            .into(),
+            routes: [(name(2), name(2)), (name(3), name(2))].into(),
+            links: [(name(2), link(2))].into(),
+            floods: [(name(1), vec![name(2)]), (name(2), vec![]), (name(3), vec![])].into(),
+        }
+    }
+
+    fn at(seconds: u64) -> Now {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_far_peer_is_reached_through_its_neighbour() {
+        let tables = Forwarding::default().update(at(0), &view());
+        let hop = tables.peers[&103];
+        assert_eq!(
+            (hop.remote_ip, hop.via, hop.dst_mac),
+            ([172, 31, 0, 2], 102, [2; 6])
+        );
+        assert_eq!(hop.flags, NextHop::USABLE | NextHop::HAS_MACS);
+        assert_eq!(u16::from_be(hop.port), 6784);
+        assert_eq!(tables.floods.keys().copied().collect::<Vec<_>>(), [101]);
+        assert_eq!((tables.floods[&101].count, tables.floods[&101].hops[0]), (1, 102));
+        assert_eq!(
+            tables.senders.keys().copied().collect::<Vec<_>>(),
+            [[172, 31, 0, 2]]
+        );
+    }
+
+    #[test]
+    fn a_vanished_controller_is_held_for_a_minute() {
+        let mut forwarding = Forwarding::default();
+        let before = forwarding.update(at(0), &view());
+        let gone = View {
+            own: 101,
+            own_name: Some(name(1)),
+            floods: [(name(1), vec![])].into(),
+            ..View::default()
+        };
+        let during = forwarding.update(at(10), &gone);
+        assert_eq!(during.peers, before.peers, "known traffic goes on");
+        assert_eq!(
+            during.senders.keys().collect::<Vec<_>>(),
+            before.senders.keys().collect::<Vec<_>>()
+        );
+        assert_eq!(during.floods[&101].hops[0], 102, "and so does ARP");
+        assert_eq!(forwarding.next_deadline(), Some(at(70)));
+        assert_eq!(
+            forwarding.update(at(69), &gone).peers,
+            before.peers,
+            "other changes do not prolong it"
+        );
+        let after = forwarding.update(at(70), &gone);
+        assert_eq!(
+            (after.peers.len(), after.senders.len(), after.floods.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_dead_path_is_not_held_nor_a_better_route_ignored() {
+        let mut forwarding = Forwarding::default();
+        forwarding.update(at(0), &view());
+        let mut silent = view();
+        silent.links.insert(
+            name(2),
+            Link {
+                usable: false,
+                ..link(2)
+            },
+        );
+        assert_eq!(
+            forwarding.update(at(1), &silent).peers[&102],
+            NextHop::default(),
+            "known, but no way"
+        );
+        let mut detour = view();
+        detour.links.insert(name(3), link(3));
+        detour.routes.insert(name(2), name(3));
+        assert_eq!(
+            forwarding.update(at(2), &detour).peers[&102].remote_ip,
+            [172, 31, 0, 3]
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_controller_left_is_held() {
+        let left = Forwarding::default().update(at(0), &view()).peers;
+        let mut forwarding = Forwarding::adopt(at(100), left.clone());
+        let alone = View {
+            own: 101,
+            own_name: Some(name(1)),
+            ..View::default()
+        };
+        assert_eq!(forwarding.update(at(101), &alone).peers, left);
+        assert!(forwarding.update(at(160), &alone).peers.is_empty());
+    }
+
+    #[test]
+    fn a_renumbered_peer_takes_its_addresses_along() {
+        let mut forwarding = Forwarding::default();
+        forwarding.update(at(0), &view());
+        let mut renumbered = view();
+        renumbered.peers.insert(name(3), ShortId::new(200).unwrap());
+        let tables = forwarding.update(at(1), &renumbered);
+        assert_eq!(tables.renumbered, [(103, 200)]);
+        assert!(tables.peers.contains_key(&200) && !tables.peers.contains_key(&103));
+    }
+}
