@@ -1,0 +1,171 @@
+//! One question to the Docker daemon: what is this container?
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::query_parameters::ListContainersOptions;
+
+use crate::net::NetError;
+
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+/// What Docker tells of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerContainer {
+    /// All 64 digits.
+    pub id: String,
+    /// Does it run?
+    pub running: bool,
+    /// Its main process, while it runs.
+    pub pid: Option<u32>,
+    /// `Hostname`.
+    pub hostname: Option<String>,
+    /// `Domainname`.
+    pub domain: Option<String>,
+}
+
+/// Asks for a container by name, ID or beginning of an ID, at `DOCKER_HOST` or the usual socket.
+pub async fn resolve(name_or_id: &str) -> Result<DockerContainer, NetError> {
+    resolve_at(&host(), name_or_id).await
+}
+
+async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
+    let inspect = |reason: String| NetError::Inspect {
+        name: name_or_id.to_owned(),
+        reason,
+    };
+    // The name becomes part of a URL: nothing that Docker would not accept as a name goes there.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name_or_id.is_empty() || !name_or_id.bytes().all(plain) {
+        return Err(inspect("no such container".to_owned()));
+    }
+    let found = match connect(host).await?.inspect_container(name_or_id, None).await {
+        Err(Error::DockerResponseServerError { message, .. }) => return Err(inspect(message)),
+        answer => answer.map_err(|e| unreachable(host, &e))?,
+    };
+    let id = found
+        .id
+        .ok_or_else(|| inspect("the answer has no ID".to_owned()))?;
+    let (state, config) = (found.state, found.config);
+    let pid = state.as_ref().and_then(|s| s.pid);
+    let text = |t: Option<String>| t.filter(|t| !t.is_empty());
+    Ok(DockerContainer {
+        id,
+        running: state.and_then(|s| s.running).unwrap_or(false),
+        pid: pid.and_then(|p| u32::try_from(p).ok()).filter(|p| *p != 0),
+        hostname: text(config.as_ref().and_then(|c| c.hostname.clone())),
+        domain: text(config.and_then(|c| c.domainname)),
+    })
+}
+
+/// Full IDs of the running containers.
+pub async fn list_running() -> Result<Vec<String>, NetError> {
+    list_running_at(&host()).await
+}
+
+async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
+    let all = connect(host)
+        .await?
+        .list_containers(None::<ListContainersOptions>)
+        .await
+        .map_err(|e| unreachable(host, &e))?;
+    Ok(all.into_iter().filter_map(|c| c.id).collect())
+}
+
+async fn connect(host: &str) -> Result<Docker, NetError> {
+    Docker::connect_with_host(host)
+        .map_err(|e| unreachable(host, &e))?
+        // Engines answer only up to their own version.
+        .negotiate_version()
+        .await
+        .map_err(|e| unreachable(host, &e))
+}
+
+fn host() -> String {
+    std::env::var("DOCKER_HOST")
+        .ok()
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| DEFAULT_HOST.to_owned())
+}
+
+fn unreachable(host: &str, error: &Error) -> NetError {
+    NetError::NoDocker {
+        host: host.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use axum::{Json, Router, extract::Path, routing::get};
+    use serde_json::json;
+
+    use super::*;
+
+    /// An engine that knows one running container, `web`, and one that ended, `done`.
+    fn engine(folder: &std::path::Path) -> String {
+        let inspect = |Path(name): Path<String>| async move {
+            let id = "0123456789abcdef".repeat(4);
+            let answer = match name.as_str() {
+                "web" => json!({"Id": id, "State": {"Running": true, "Pid": 4711},
+                    "Config": {"Hostname": "web", "Domainname": "weave.local"},
+                    "HostConfig": {"NetworkMode": "bridge"}}),
+                "done" => json!({"Id": id, "State": {"Running": false, "Pid": 0},
+                    "Config": {"Hostname": "done", "Domainname": ""}}),
+                _ => {
+                    let text = json!({"message": format!("No such container: {name}")});
+                    return (StatusCode::NOT_FOUND, Json(text)).into_response();
+                }
+            };
+            Json(answer).into_response()
+        };
+        let version = Json(json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24"}));
+        let list = Json(json!([{"Id": "a".repeat(64)}, {"Id": "b".repeat(64)}]));
+        let router = Router::new()
+            .route("/version", get(version.clone()))
+            .route("/{api}/version", get(version))
+            .route("/v1.41/containers/{name}/json", get(inspect))
+            .route("/v1.41/containers/json", get(list));
+        let socket = folder.join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("unix://{}", socket.display())
+    }
+
+    #[tokio::test]
+    async fn answers_of_an_older_engine() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = engine(folder.path());
+        let web = resolve_at(&host, "web").await.unwrap();
+        assert_eq!(web.id.len(), 64);
+        assert_eq!((web.running, web.pid), (true, Some(4711)));
+        assert_eq!(web.hostname.as_deref(), Some("web"));
+        assert_eq!(web.domain.as_deref(), Some("weave.local"));
+        let done = resolve_at(&host, "done").await.unwrap();
+        assert_eq!((done.running, done.pid, done.domain), (false, None, None));
+        assert_eq!(list_running_at(&host).await.unwrap().len(), 2);
+        for (name, text) in [
+            (
+                "nope",
+                "unable to inspect container nope: No such container: nope",
+            ),
+            ("a/../b", "unable to inspect container a/../b: no such container"),
+        ] {
+            assert_eq!(resolve_at(&host, name).await.unwrap_err().to_string(), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_docker_the_alternatives_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = format!("unix://{}/none.sock", folder.path().display());
+        let error = resolve_at(&host, "web").await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("cannot reach Docker at {host}: ")),
+            "{error}"
+        );
+        assert!(error.ends_with("netns:NAME, netns:/path or pid:N"), "{error}");
+    }
+}
