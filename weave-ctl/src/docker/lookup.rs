@@ -1,12 +1,29 @@
-//! One question to the Docker daemon: what is this container?
+//! Questions to the Docker daemon: what is this container, which ones run?
+//!
+//! Two plain requests. Answers are read leniently, so that neither newer engines nor lookalikes
+//! (Podman) can break it with a field more or less; the API version is the engine's own, as told by
+//! `/_ping`, since old engines refuse newer versions and new ones older.
 
-use bollard::Docker;
-use bollard::errors::Error;
-use bollard::query_parameters::ListContainersOptions;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::net::NetError;
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// Engines have answered `/_ping` with their version since this one (Docker 1.13).
+const OLDEST: &str = "1.25";
+/// More than any honest answer, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What Docker tells of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +40,49 @@ pub struct DockerContainer {
     pub domain: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    #[serde(default)]
+    state: State,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct State {
+    running: bool,
+    pid: i64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Config {
+    hostname: String,
+    domainname: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
 /// Asks for a container by name, ID or beginning of an ID, at `DOCKER_HOST` or the usual socket.
 pub async fn resolve(name_or_id: &str) -> Result<DockerContainer, NetError> {
     resolve_at(&host(), name_or_id).await
+}
+
+/// Full IDs of the running containers.
+pub async fn list_running() -> Result<Vec<String>, NetError> {
+    list_running_at(&host()).await
 }
 
 async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
@@ -35,63 +92,117 @@ async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, Net
     };
     // The name becomes part of a URL: nothing that Docker would not accept as a name goes there.
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if name_or_id.is_empty() || !name_or_id.bytes().all(plain) {
+    if name_or_id.bytes().all(|b| b == b'.') || !name_or_id.bytes().all(plain) {
         return Err(inspect("no such container".to_owned()));
     }
-    let found = match connect(host).await?.inspect_container(name_or_id, None).await {
-        Err(Error::DockerResponseServerError { message, .. }) => return Err(inspect(message)),
-        answer => answer.map_err(|e| unreachable(host, &e))?,
+    let found: Inspected = match ask(host, &format!("/containers/{name_or_id}/json")).await {
+        Ok(found) => found,
+        Err(Failure::Refused(reason)) => return Err(inspect(reason)),
+        Err(Failure::Unreachable(reason)) => return Err(unreachable(host, reason)),
     };
-    let id = found
-        .id
-        .ok_or_else(|| inspect("the answer has no ID".to_owned()))?;
-    let (state, config) = (found.state, found.config);
-    let pid = state.as_ref().and_then(|s| s.pid);
-    let text = |t: Option<String>| t.filter(|t| !t.is_empty());
+    let text = |t: String| Some(t).filter(|t| !t.is_empty());
     Ok(DockerContainer {
-        id,
-        running: state.and_then(|s| s.running).unwrap_or(false),
-        pid: pid.and_then(|p| u32::try_from(p).ok()).filter(|p| *p != 0),
-        hostname: text(config.as_ref().and_then(|c| c.hostname.clone())),
-        domain: text(config.and_then(|c| c.domainname)),
+        id: found.id,
+        running: found.state.running,
+        pid: u32::try_from(found.state.pid).ok().filter(|pid| *pid != 0),
+        hostname: text(found.config.hostname),
+        domain: text(found.config.domainname),
     })
 }
 
-/// Full IDs of the running containers.
-pub async fn list_running() -> Result<Vec<String>, NetError> {
-    list_running_at(&host()).await
-}
-
 async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
-    let all = connect(host)
-        .await?
-        .list_containers(None::<ListContainersOptions>)
+    let all: Vec<Listed> = ask(host, "/containers/json")
         .await
-        .map_err(|e| unreachable(host, &e))?;
-    Ok(all.into_iter().filter_map(|c| c.id).collect())
-}
-
-async fn connect(host: &str) -> Result<Docker, NetError> {
-    Docker::connect_with_host(host)
-        .map_err(|e| unreachable(host, &e))?
-        // Engines answer only up to their own version.
-        .negotiate_version()
-        .await
-        .map_err(|e| unreachable(host, &e))
+        .map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| unreachable(host, reason))?;
+    Ok(all.into_iter().map(|c| c.id).collect())
 }
 
 fn host() -> String {
-    std::env::var("DOCKER_HOST")
-        .ok()
-        .filter(|host| !host.is_empty())
+    let set = std::env::var("DOCKER_HOST").ok();
+    set.filter(|host| !host.is_empty())
         .unwrap_or_else(|| DEFAULT_HOST.to_owned())
 }
 
-fn unreachable(host: &str, error: &Error) -> NetError {
+fn unreachable(host: &str, reason: String) -> NetError {
     NetError::NoDocker {
         host: host.to_owned(),
-        reason: error.to_string(),
+        reason,
     }
+}
+
+enum Failure {
+    /// The engine answered, with this error.
+    Refused(String),
+    Unreachable(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Connection = SendRequest<Empty<Bytes>>;
+
+async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
+    let talk = async {
+        let mut connection = connect(host).await?;
+        let ping = get(&mut connection, "/_ping").await?;
+        let version = ping
+            .version
+            .filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+        let path = format!("/v{}{path}", version.as_deref().unwrap_or(OLDEST));
+        let answer = get(&mut connection, &path).await?;
+        if answer.status.is_success() {
+            return Ok(serde_json::from_slice(&answer.body)?);
+        }
+        let told = serde_json::from_slice::<Refusal>(&answer.body);
+        Err(Failure::Refused(told.map_or_else(
+            |_| answer.status.to_string(),
+            |refusal| refusal.message,
+        )))
+    };
+    tokio::time::timeout(PATIENCE, talk).await?
+}
+
+async fn connect(host: &str) -> Result<Connection, Failure> {
+    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
+        Box::new(UnixStream::connect(path).await?)
+    } else if let Some(address) = host.strip_prefix("tcp://") {
+        Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
+    } else {
+        let forms = "the address must begin with unix:// or tcp://";
+        return Err(Failure::Unreachable(forms.to_owned()));
+    };
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender; its errors show up there.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+struct Answer {
+    status: StatusCode,
+    /// `Api-Version`.
+    version: Option<String>,
+    body: Bytes,
+}
+
+async fn get(connection: &mut Connection, path: &str) -> Result<Answer, Failure> {
+    let request = Request::get(path).header("Host", "docker").body(Empty::new());
+    connection.ready().await?;
+    let response = connection.send_request(request?).await?;
+    let version = response.headers().get("Api-Version");
+    let version = version.and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    Ok(Answer {
+        status,
+        version,
+        body: body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes(),
+    })
 }
 
 #[cfg(test)]
@@ -121,11 +232,10 @@ mod tests {
             };
             Json(answer).into_response()
         };
-        let version = Json(json!({"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24"}));
+        let ping = ([("Api-Version", "1.41")], "OK");
         let list = Json(json!([{"Id": "a".repeat(64)}, {"Id": "b".repeat(64)}]));
         let router = Router::new()
-            .route("/version", get(version.clone()))
-            .route("/{api}/version", get(version))
+            .route("/_ping", get(ping))
             .route("/v1.41/containers/{name}/json", get(inspect))
             .route("/v1.41/containers/json", get(list));
         let socket = folder.join("docker.sock");

@@ -1,11 +1,9 @@
 //! The bridge `weave` and the VXLAN devices that are its overlay ports (wire.md 9.2-9.4).
 
-use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{BridgeStpState, InfoKind, InfoVxlan};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::link::{Link, check_name, tolerate};
-use super::netlink::Ask;
+use super::link::{Link, check_name};
 use super::{Mac, NetError, Netlink};
 
 /// Beginning of the names of host ends of containers' interfaces.
@@ -152,8 +150,9 @@ pub async fn ensure_vxlan(
             .build();
         nl.change_link(&format!("set bridge port options of {name}"), options)
             .await?;
+        // A port needs no addresses, and its own neighbour discovery would be flooded to all peers.
         nl.ns()
-            .sysctl(vec![(format!("net/ipv6/conf/{name}/accept_ra"), "0")])
+            .sysctl(vec![(format!("net/ipv6/conf/{name}/disable_ipv6"), "1")])
             .await?;
         // The kernel opens the UDP socket only now.
         nl.set_up(&link).await.map_err(in_use)?;
@@ -209,23 +208,6 @@ pub async fn exposed(nl: &Netlink, bridge: &str) -> Result<(Mac, Vec<crate::ipam
     let link = nl.find_link(bridge).await?.ok_or(NetError::NotAttached)?;
     let addresses = nl.addresses(link.index).await?;
     Ok((link.mac.unwrap_or_default(), addresses))
-}
-
-/// Forgets what the bridge learned about a MAC address; not knowing it is fine. Used when a
-/// container moved, so that frames do not go to where it was.
-pub async fn forget_mac(nl: &Netlink, port: &Link, mac: Mac) -> Result<(), NetError> {
-    use netlink_packet_route::AddressFamily;
-    use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Bridge;
-    message.header.ifindex = port.index;
-    message.header.flags = NeighbourFlags::Controller;
-    message
-        .attributes
-        .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-    let action = format!("forget {} on {}", super::mac_text(mac), port.name);
-    let request = Message::DelNeighbour(message);
-    tolerate(nl.ask(&action, Ask::Change, request).await, libc::ENOENT)
 }
 
 #[cfg(test)]
@@ -314,6 +296,8 @@ mod tests {
                 (&slave["learning"], &slave["isolated"]),
                 (&true.into(), &true.into())
             );
+            let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");
+            assert_eq!(sysctl(nl.ns(), &ipv6).await, "1");
             for flag in ["flood", "mcast_flood", "bcast_flood"] {
                 assert_eq!(slave[flag], flood, "{name} {flag}");
             }

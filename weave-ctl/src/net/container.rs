@@ -5,7 +5,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::{NetError, Netns, ps, scan};
-use crate::docker;
+use crate::docker::{self, DockerContainer};
 
 /// Something with a network namespace that can be attached.
 #[derive(Clone, Debug)]
@@ -36,7 +36,10 @@ pub async fn resolve(text: &str) -> Result<Container, NetError> {
     if let Some(pid) = text.strip_prefix("pid:") {
         return of_pid(text, pid);
     }
-    let found = docker::resolve(text).await?;
+    of_docker(text, docker::resolve(text).await?)
+}
+
+fn of_docker(text: &str, found: DockerContainer) -> Result<Container, NetError> {
     let pid = match found.pid {
         Some(pid) if found.running => pid,
         _ => return Err(NetError::NotRunning(text.to_owned())),
@@ -132,6 +135,32 @@ mod tests {
         assert_eq!((by_path.id, by_path.display), (text.clone(), text.clone()));
         assert_eq!(by_path.id7.len(), 7);
         assert_eq!(by_path.id7, resolve(&text).await.unwrap().id7);
+    }
+
+    #[test]
+    fn docker_containers_that_run_ended_or_died() {
+        let found = DockerContainer {
+            id: "0123456789abcdef".repeat(4),
+            running: true,
+            pid: Some(std::process::id()),
+            hostname: Some("web".to_owned()),
+            domain: None,
+        };
+        let web = of_docker("web-frontend-of-shop", found.clone()).unwrap();
+        assert_eq!((web.id, web.display.as_str()), (found.id.clone(), "web-frontend"));
+        assert_eq!(web.ns.id(), Netns::current().unwrap().id());
+        let text = |found| of_docker("web", found).unwrap_err().to_string();
+        let ended = DockerContainer {
+            running: false,
+            pid: None,
+            ..found.clone()
+        };
+        assert_eq!(text(ended), "container web not running");
+        let died = DockerContainer {
+            pid: Some(u32::MAX),
+            ..found
+        };
+        assert_eq!(text(died), "Container web died");
     }
 
     #[tokio::test]

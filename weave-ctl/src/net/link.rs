@@ -331,7 +331,7 @@ mod tests {
         assert_eq!((a.mac, a.mtu), (Some([2, 0, 0, 0, 0, 10]), 1400));
         assert_eq!((a.master, a.peer), (Some(br.index), Some(b.index)));
         assert!(a.is(&InfoKind::Veth) && br.is(&InfoKind::Bridge) && !a.up);
-        assert_eq!(nl.ports(br.index).await.unwrap(), [a.clone()]);
+        assert_eq!(nl.ports(br.index).await.unwrap(), std::slice::from_ref(&a));
         let all = nl.links().await.unwrap();
         assert!(
             all.contains(&br) && all.contains(&a) && all.contains(&b),

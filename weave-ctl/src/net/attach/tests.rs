@@ -136,9 +136,7 @@ async fn the_network_hears_of_a_new_address() {
         .run(|| {
             let arp = Protocol::from(i32::from(0x0806_u16.to_be()));
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(arp)).unwrap();
-            socket
-                .set_read_timeout(Some(std::time::Duration::from_secs(20)))
-                .unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             socket
         })
         .await
