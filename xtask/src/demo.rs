@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use weave_tests::lab::{Container, Host, Plan, netns};
+use weave_tests::lab::{Container, Host, Lab, Plan, netns};
 use weave_tests::process::{self, LIMIT};
 
 use crate::shell::{became_root, cargo, heading, run as run_command, target};
@@ -48,8 +48,9 @@ pub fn run(built: bool) -> Result<()> {
     Ok(())
 }
 
-fn show(lab: &weave_tests::lab::Lab, first: &Host, second: &Host) -> Result<()> {
-    lab.launch_all(&[])?;
+fn show(lab: &Lab, first: &Host, second: &Host) -> Result<()> {
+    first.launch(&[])?;
+    second.launch(&[&first.address().to_string()])?;
     print!("{}", first.weave(&["version"])?.ok()?);
 
     heading("A container on each host, with an address from IPAM");
