@@ -2,6 +2,9 @@
 
 pub mod address;
 mod merge;
+pub mod message;
+pub mod mode;
+pub mod paxos;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::address::{Address, Range};
 use crate::mesh::name::PeerName;
 
-/// Largest number of entries accepted or made; such a ring still fits into one mesh message.
-pub const MAX_ENTRIES: usize = 1 << 18;
+/// Largest number of entries accepted or made: such a ring fits into one mesh message and one gob value.
+pub const MAX_ENTRIES: usize = 1 << 17;
 
 /// From `token` up to the next entry's token the addresses belong to `peer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
