@@ -410,7 +410,7 @@ proptest! {
             space.extend(&ring.owned_ranges(ring.peer));
             (ring, space)
         }).collect();
-        let merge = |peers: &mut Vec<(Ring, Space)>, at: usize, from: usize| {
+        let merge = |peers: &mut [(Ring, Space)], at: usize, from: usize| {
             let theirs = peers[from].0.clone();
             let (ring, space) = &mut peers[at];
             let changed = ring.merge(&theirs, |r| space.count_free(r) != r.size())?;
