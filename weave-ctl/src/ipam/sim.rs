@@ -607,7 +607,7 @@ fn one_ring_in_spite_of_crashes() {
 fn exhausted_space() {
     let mut world = World::build(3, 5, Style::Seeds, "10.2.0.0/26");
     world.chaos = false;
-    let want = world.universe.size() as usize / world.nodes.len() + 3;
+    let want = world.universe.size() as usize;
     for index in 0..want {
         for n in 0..world.nodes.len() {
             world.ask_more(n, Asked::Allocate(format!("c{n}.{index}")));
