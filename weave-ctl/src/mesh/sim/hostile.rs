@@ -1,0 +1,229 @@
+//! One mesh among liars: whatever they send, it stays whole and small.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::super::core::{Input, Introduction};
+use super::super::handshake::Features;
+use super::super::message::{Envelope, Message};
+use super::super::name::ShortId;
+use super::super::peers::Peers;
+use super::super::routes::{Edges, Routes};
+use super::super::summary::{ConnectionSummary, PeerSummary, encode_topology};
+use super::super::targets::ResolvedPeer;
+use super::toy::{Toy, Toys};
+use super::{Settings, World, address, name, unix};
+use crate::mesh::Now;
+
+fn lie(rng: &mut SmallRng) -> PeerSummary {
+    let links = rng.random_range(0..12);
+    let link = |rng: &mut SmallRng| ConnectionSummary {
+        name: name(rng.random_range(0..20)),
+        remote_addr: ["", "10.0.0.3:6783", "[::1]:1", "nonsense", "10.0.0.1:6783"][rng.random_range(0..5)]
+            .to_owned(),
+        outbound: rng.random(),
+        established: rng.random(),
+    };
+    PeerSummary {
+        name: name(rng.random_range(0..20)),
+        nickname: "n".repeat(rng.random_range(0..400)),
+        uid: rng.random_range(0..3),
+        version: if rng.random_range(0..9) == 0 {
+            u64::MAX
+        } else {
+            rng.random_range(0..5)
+        },
+        short_id: ShortId::new(rng.random_range(0..8)),
+        connections: (0..links).map(|_| link(rng)).collect(),
+    }
+}
+
+fn message(rng: &mut SmallRng) -> Message {
+    let lies: Vec<PeerSummary> = (0..rng.random_range(0..4)).map(|_| lie(rng)).collect();
+    let mut payload = encode_topology(&lies);
+    if rng.random_range(0..20) == 0 {
+        payload.truncate(rng.random_range(0..=payload.len()));
+    }
+    let channel = ["topology", "toy", "x", "y"][rng.random_range(0..4)].to_owned();
+    let envelope = Envelope {
+        channel,
+        source: name(rng.random_range(0..20)),
+        payload,
+    };
+    match rng.random_range(0..5) {
+        0 => Message::Unicast {
+            to: name(rng.random_range(0..20)),
+            envelope,
+            raw: None,
+        },
+        1 => Message::Broadcast(envelope),
+        2 => Message::Heartbeat,
+        _ => Message::Gossip(envelope),
+    }
+}
+
+fn input(rng: &mut SmallRng) -> Input {
+    let conn = rng.random_range(0..12);
+    let target = address(rng.random_range(0..20));
+    match rng.random_range(0..14) {
+        0 | 1 => Input::Introduced(Box::new(Introduction {
+            conn,
+            outbound: rng.random(),
+            dialled: rng.random::<bool>().then_some(target),
+            remote: target,
+            features: Features {
+                name: name(rng.random_range(0..20)),
+                nickname: "n".repeat(rng.random_range(0..400)),
+                uid: rng.random_range(0..3),
+                conn_id: rng.random_range(0..4),
+                short_id: ShortId::new(rng.random_range(0..8)),
+                trusted: false,
+                overlays: None,
+                extra: BTreeMap::new(),
+            },
+            our_conn_id: rng.random_range(0..4),
+        })),
+        2 => Input::Closed {
+            conn,
+            error: "closed".to_owned(),
+        },
+        3 => Input::DialFailed {
+            target,
+            error: "failed".to_owned(),
+            connected: rng.random(),
+        },
+        4 => Input::Established { conn },
+        5 => {
+            let peers = vec![ResolvedPeer {
+                text: target.to_string(),
+                addr: target,
+                port_given: rng.random(),
+            }];
+            if rng.random() {
+                Input::Connect {
+                    peers,
+                    replace: rng.random(),
+                }
+            } else {
+                Input::Tick
+            }
+        }
+        6 => Input::OverlayControl {
+            conn,
+            index: 0,
+            tag: 0,
+            data: Vec::new(),
+        },
+        _ => Input::Received {
+            conn,
+            message: message(rng),
+        },
+    }
+}
+
+/// What must be true whatever happens.
+fn whole(world: &mut World) {
+    let mesh = &mut world.nodes[0].mesh;
+    let own = mesh.own().unwrap().clone();
+    assert_eq!((own.name, own.nickname.as_str()), (name(0), "host0"));
+    let linked: Vec<_> = own.connections.iter().map(|c| c.name).collect();
+    let status = mesh.connections_status(world.now);
+    let mut connected: Vec<_> = status
+        .iter()
+        .filter_map(|s| s.remote.as_ref())
+        .map(|r| r.0)
+        .collect();
+    connected.sort_unstable();
+    assert_eq!(linked, connected, "our record lists exactly our connections");
+    assert!(
+        linked
+            .iter()
+            .all(|n| mesh.connection_to(*n).is_some() && mesh.peer(*n).is_some())
+    );
+    for id in (0..8).filter_map(ShortId::new) {
+        let lowest = mesh.peers().find(|p| p.short_id == Some(id)).map(|p| p.name);
+        assert_eq!(mesh.short_id_owner(id), lowest, "the lowest claimant owns it");
+    }
+    assert!(
+        mesh.next_deadline().is_some_and(|at| at > world.now),
+        "nothing due is left undone"
+    );
+    assert!(
+        mesh.peers()
+            .all(|p| p.nickname.len() <= 256 && p.connections.iter().all(|c| c.name != p.name))
+    );
+}
+
+#[test]
+fn lies_do_no_harm() {
+    for seed in 0..60 {
+        let settings = Settings {
+            seed,
+            peers: 1,
+            discovery: true,
+            conn_limit: (seed % 3) as usize * 3,
+            same_short_id: true,
+        };
+        let mut world = World::new(settings);
+        world.nodes[0].toys = Toys {
+            toy: Some(Toy::default()),
+        };
+        let mut rng = SmallRng::seed_from_u64(seed);
+        for _ in 0..400 {
+            world.now += Now::from_millis([0, 1, 50, 700, 3000][rng.random_range(0..5)]);
+            let input = input(&mut rng);
+            let node = &mut world.nodes[0];
+            node.mesh
+                .handle(world.now, unix(world.now), input, &mut node.toys);
+            if rng.random() {
+                let conn = rng.random_range(0..12);
+                while node
+                    .mesh
+                    .poll_send(conn, unix(world.now), &mut node.toys)
+                    .is_some()
+                {}
+            }
+            node.mesh.handle(world.now, unix(world.now), Input::Tick, &mut node.toys);
+            whole(&mut world);
+        }
+    }
+}
+
+/// Prints what one recalculation costs in a full mesh.
+#[test]
+#[ignore = "a measurement: cargo test --release -- --ignored --nocapture"]
+fn cost_of_routes() {
+    for n in [100, 300, 1000] {
+        let peer = |me: usize| PeerSummary {
+            name: name(me),
+            nickname: String::new(),
+            uid: 1,
+            version: 1,
+            short_id: None,
+            connections: (0..n)
+                .filter(|to| *to != me)
+                .map(|to| ConnectionSummary {
+                    name: name(to),
+                    remote_addr: address(to).to_string(),
+                    outbound: true,
+                    established: true,
+                })
+                .collect(),
+        };
+        let mut peers = Peers::new(peer(n / 2));
+        peers.apply((0..n).map(peer).collect());
+        let start = std::time::Instant::now();
+        let mut routes = Routes::compute(&peers, name(n / 2));
+        let computed = start.elapsed();
+        let hops: usize = (0..n)
+            .map(|o| routes.broadcast(name(o), Edges::Established).len())
+            .sum();
+        println!(
+            "{n} peers: routes {computed:?}, all broadcast tables {:?}, {hops} hops",
+            start.elapsed() - computed
+        );
+        assert_eq!(hops, n - 1);
+    }
+}
