@@ -2,13 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::channel::{Channel, GossipData, NoChannels, Outlet, Rejected, UnicastError};
+use super::super::handshake::Features;
 use super::super::message::Envelope;
+use super::super::name::ShortId;
 use super::super::queue::{MAX_MESSAGES, MAX_RELAYED};
 use super::super::status::{ConnectionState, Retry};
 use super::super::summary::{ConnectionSummary, decode_topology, encode_topology};
+use super::super::targets::ResolvedPeer;
 use super::*;
 
 const OWN: u64 = 0x10;

@@ -7,6 +7,7 @@ pub(crate) mod capture;
 pub mod channel;
 mod connections;
 pub mod core;
+pub mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gob;
@@ -17,6 +18,7 @@ pub mod name;
 pub mod peers;
 pub mod queue;
 pub mod routes;
+mod sending;
 pub mod short_ids;
 #[cfg(test)]
 mod sim;

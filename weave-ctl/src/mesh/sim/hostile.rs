@@ -185,7 +185,8 @@ fn lies_do_no_harm() {
                     .is_some()
                 {}
             }
-            node.mesh.handle(world.now, unix(world.now), Input::Tick, &mut node.toys);
+            node.mesh
+                .handle(world.now, unix(world.now), Input::Tick, &mut node.toys);
             whole(&mut world);
         }
     }

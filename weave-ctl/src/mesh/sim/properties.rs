@@ -126,6 +126,29 @@ fn restarted_peers_are_believed_again() {
     }
 }
 
+/// What others remember has a higher version than a fresh start will reach by itself.
+#[test]
+fn a_restarted_peer_overtakes_what_others_remember_of_it() {
+    for seed in 0..8 {
+        let mut world = World::new(Settings {
+            discovery: false,
+            ..settings(seed, 4)
+        });
+        for n in 1..4 {
+            world.connect(n, &[n - 1]);
+        }
+        for _ in 0..4 {
+            world.until("a line", 120, World::settled);
+            world.crash(3);
+            world.restart(3, &[2]);
+        }
+        world.until("a line", 120, World::settled);
+        world.crash(2);
+        world.restart(2, &[1, 3]);
+        world.until("a line again", 120, World::settled);
+    }
+}
+
 #[test]
 fn dead_peers_are_forgotten_by_all() {
     for seed in 0..6 {
