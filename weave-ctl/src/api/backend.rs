@@ -33,7 +33,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
         subnet: Option<Cidr>,
         check_alive: bool,
     ) -> impl Future<Output = Result<Cidr, BackendError>> + Send;
-    /// `PUT /ip/{id}/{cidr}`.
+    /// `PUT /ip/{id}/{cidr}`. The route puts `Unable to claim: ` before the text of a `BadRequest`.
     fn claim(
         &self,
         id: String,
@@ -49,7 +49,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Cidr>, BackendError>> + Send;
     /// `GET /ip`.
     fn owned(&self) -> impl Future<Output = Result<OwnedList, BackendError>> + Send;
-    /// `DELETE /ip/{id}/{ip}`.
+    /// `DELETE /ip/{id}/{ip}`. The route puts `Unable to free: ` before the text of a `BadRequest`.
     fn free(&self, id: String, addr: Address) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `DELETE /ip/{id}`.
     fn free_all(&self, id: String) -> impl Future<Output = Result<(), BackendError>> + Send;

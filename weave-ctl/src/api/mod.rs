@@ -2,8 +2,13 @@
 
 pub mod backend;
 pub mod calendar;
+#[cfg(test)]
+pub(crate) mod double;
 mod fastdp_report;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
+pub mod http;
+pub mod metrics;
 pub mod report;
 pub mod status;
+pub mod template;

@@ -1,1 +1,5 @@
-//! (see docs/architecture.md)
+//! Docker: looking containers up (control.md 4.1).
+
+mod lookup;
+
+pub use lookup::{DockerContainer, list_running, resolve};

@@ -1,1 +1,35 @@
 //! Links, addresses, routes and namespaces through netlink.
+//!
+//! Everything works on a [`netlink::Netlink`], which belongs to one network namespace: no function
+//! here depends on the namespace of the thread that calls it.
+
+pub mod arp;
+pub mod attach;
+pub mod bridge;
+pub mod container;
+pub mod error;
+pub mod link;
+mod multicast;
+pub mod netlink;
+pub mod netns;
+pub mod overlap;
+pub mod ps;
+mod scan;
+#[cfg(test)]
+mod testing;
+pub mod underlay;
+pub mod watch;
+
+pub use error::NetError;
+pub use netlink::Netlink;
+pub use netns::Netns;
+
+/// An Ethernet address, first byte first.
+pub type Mac = [u8; 6];
+
+/// `aa:bb:cc:dd:ee:ff`.
+#[must_use]
+pub fn mac_text(mac: Mac) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}

@@ -1,0 +1,11 @@
+//! The HTTP listeners of control.md 3.1: control, status, metrics; on TCP or a Unix socket.
+
+mod params;
+mod reply;
+mod routes;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use routes::{control_router, metrics_router, status_router};
+pub use serve::{BindError, Listener, serve};

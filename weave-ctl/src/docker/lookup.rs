@@ -1,0 +1,281 @@
+//! Questions to the Docker daemon: what is this container, which ones run?
+//!
+//! Two plain requests. Answers are read leniently, so that neither newer engines nor lookalikes
+//! (Podman) can break it with a field more or less; the API version is the engine's own, as told by
+//! `/_ping`, since old engines refuse newer versions and new ones older.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::net::NetError;
+
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// Engines have answered `/_ping` with their version since this one (Docker 1.13).
+const OLDEST: &str = "1.25";
+/// More than any honest answer, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What Docker tells of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerContainer {
+    /// All 64 digits.
+    pub id: String,
+    /// Does it run?
+    pub running: bool,
+    /// Its main process, while it runs.
+    pub pid: Option<u32>,
+    /// `Hostname`.
+    pub hostname: Option<String>,
+    /// `Domainname`.
+    pub domain: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    #[serde(default)]
+    state: State,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct State {
+    running: bool,
+    pid: i64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Config {
+    hostname: String,
+    domainname: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
+/// Asks for a container by name, ID or beginning of an ID, at `DOCKER_HOST` or the usual socket.
+pub async fn resolve(name_or_id: &str) -> Result<DockerContainer, NetError> {
+    resolve_at(&host(), name_or_id).await
+}
+
+/// Full IDs of the running containers.
+pub async fn list_running() -> Result<Vec<String>, NetError> {
+    list_running_at(&host()).await
+}
+
+async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
+    let inspect = |reason: String| NetError::Inspect {
+        name: name_or_id.to_owned(),
+        reason,
+    };
+    // The name becomes part of a URL: nothing that Docker would not accept as a name goes there.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name_or_id.bytes().all(|b| b == b'.') || !name_or_id.bytes().all(plain) {
+        return Err(inspect("no such container".to_owned()));
+    }
+    let found: Inspected = match ask(host, &format!("/containers/{name_or_id}/json")).await {
+        Ok(found) => found,
+        Err(Failure::Refused(reason)) => return Err(inspect(reason)),
+        Err(Failure::Unreachable(reason)) => return Err(unreachable(host, reason)),
+    };
+    let text = |t: String| Some(t).filter(|t| !t.is_empty());
+    Ok(DockerContainer {
+        id: found.id,
+        running: found.state.running,
+        pid: u32::try_from(found.state.pid).ok().filter(|pid| *pid != 0),
+        hostname: text(found.config.hostname),
+        domain: text(found.config.domainname),
+    })
+}
+
+async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
+    let all: Vec<Listed> = ask(host, "/containers/json")
+        .await
+        .map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| unreachable(host, reason))?;
+    Ok(all.into_iter().map(|c| c.id).collect())
+}
+
+fn host() -> String {
+    let set = std::env::var("DOCKER_HOST").ok();
+    set.filter(|host| !host.is_empty())
+        .unwrap_or_else(|| DEFAULT_HOST.to_owned())
+}
+
+fn unreachable(host: &str, reason: String) -> NetError {
+    NetError::NoDocker {
+        host: host.to_owned(),
+        reason,
+    }
+}
+
+enum Failure {
+    /// The engine answered, with this error.
+    Refused(String),
+    Unreachable(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Connection = SendRequest<Empty<Bytes>>;
+
+async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
+    let talk = async {
+        let mut connection = connect(host).await?;
+        let ping = get(&mut connection, "/_ping").await?;
+        let version = ping
+            .version
+            .filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+        let path = format!("/v{}{path}", version.as_deref().unwrap_or(OLDEST));
+        let answer = get(&mut connection, &path).await?;
+        if answer.status.is_success() {
+            return Ok(serde_json::from_slice(&answer.body)?);
+        }
+        let told = serde_json::from_slice::<Refusal>(&answer.body);
+        Err(Failure::Refused(told.map_or_else(
+            |_| answer.status.to_string(),
+            |refusal| refusal.message,
+        )))
+    };
+    tokio::time::timeout(PATIENCE, talk).await?
+}
+
+async fn connect(host: &str) -> Result<Connection, Failure> {
+    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
+        Box::new(UnixStream::connect(path).await?)
+    } else if let Some(address) = host.strip_prefix("tcp://") {
+        Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
+    } else {
+        let forms = "the address must begin with unix:// or tcp://";
+        return Err(Failure::Unreachable(forms.to_owned()));
+    };
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender; its errors show up there.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+struct Answer {
+    status: StatusCode,
+    /// `Api-Version`.
+    version: Option<String>,
+    body: Bytes,
+}
+
+async fn get(connection: &mut Connection, path: &str) -> Result<Answer, Failure> {
+    let request = Request::get(path).header("Host", "docker").body(Empty::new());
+    connection.ready().await?;
+    let response = connection.send_request(request?).await?;
+    let version = response.headers().get("Api-Version");
+    let version = version.and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    Ok(Answer {
+        status,
+        version,
+        body: body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes(),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use axum::{Json, Router, extract::Path, routing::get};
+    use serde_json::json;
+
+    use super::*;
+
+    /// An engine that knows one running container, `web`, and one that ended, `done`.
+    fn engine(folder: &std::path::Path) -> String {
+        let inspect = |Path(name): Path<String>| async move {
+            let id = "0123456789abcdef".repeat(4);
+            let answer = match name.as_str() {
+                "web" => json!({"Id": id, "State": {"Running": true, "Pid": 4711},
+                    "Config": {"Hostname": "web", "Domainname": "weave.local"},
+                    "HostConfig": {"NetworkMode": "bridge"}}),
+                "done" => json!({"Id": id, "State": {"Running": false, "Pid": 0},
+                    "Config": {"Hostname": "done", "Domainname": ""}}),
+                _ => {
+                    let text = json!({"message": format!("No such container: {name}")});
+                    return (StatusCode::NOT_FOUND, Json(text)).into_response();
+                }
+            };
+            Json(answer).into_response()
+        };
+        let ping = ([("Api-Version", "1.41")], "OK");
+        let list = Json(json!([{"Id": "a".repeat(64)}, {"Id": "b".repeat(64)}]));
+        let router = Router::new()
+            .route("/_ping", get(ping))
+            .route("/v1.41/containers/{name}/json", get(inspect))
+            .route("/v1.41/containers/json", get(list));
+        let socket = folder.join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("unix://{}", socket.display())
+    }
+
+    #[tokio::test]
+    async fn answers_of_an_older_engine() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = engine(folder.path());
+        let web = resolve_at(&host, "web").await.unwrap();
+        assert_eq!(web.id.len(), 64);
+        assert_eq!((web.running, web.pid), (true, Some(4711)));
+        assert_eq!(web.hostname.as_deref(), Some("web"));
+        assert_eq!(web.domain.as_deref(), Some("weave.local"));
+        let done = resolve_at(&host, "done").await.unwrap();
+        assert_eq!((done.running, done.pid, done.domain), (false, None, None));
+        assert_eq!(list_running_at(&host).await.unwrap().len(), 2);
+        for (name, text) in [
+            (
+                "nope",
+                "unable to inspect container nope: No such container: nope",
+            ),
+            ("a/../b", "unable to inspect container a/../b: no such container"),
+        ] {
+            assert_eq!(resolve_at(&host, name).await.unwrap_err().to_string(), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_docker_the_alternatives_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = format!("unix://{}/none.sock", folder.path().display());
+        let error = resolve_at(&host, "web").await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("cannot reach Docker at {host}: ")),
+            "{error}"
+        );
+        assert!(error.ends_with("netns:NAME, netns:/path or pid:N"), "{error}");
+    }
+}
