@@ -2,11 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::lab::netns;
+use crate::process::{LIMIT, wait_for};
 
 const PORT: u16 = 5999;
 const STALL: Duration = Duration::from_secs(30);
@@ -28,9 +32,7 @@ pub fn bulk_tcp(from: &str, to: &str, address: Ipv4Addr, bytes: usize) -> Result
             // Wakes the receiver if it is still waiting for a connection.
             let _fails_if_connected = netns::inside(to, || Ok(TcpStream::connect((address, PORT))?));
         }
-        let received = receiver
-            .join()
-            .map_err(|_| anyhow::anyhow!("the receiver panicked"))?;
+        let received = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
         sent.context("sending")?;
         received.context("receiving")
     })
@@ -67,6 +69,95 @@ fn receive(listener: &TcpListener, pattern: &[u8], bytes: usize) -> Result<()> {
         received += want;
     }
     Ok(())
+}
+
+/// One TCP connection that carries numbered messages until it is told to finish.
+#[derive(Debug)]
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+    sender: JoinHandle<Result<u64>>,
+    receiver: JoinHandle<Result<u64>>,
+}
+
+impl Stream {
+    /// Connects and starts to send, between two network namespaces.
+    ///
+    /// # Errors
+    /// If the connection does not come about.
+    pub fn start(from: &str, to: &str, address: Ipv4Addr) -> Result<Self> {
+        let end = SocketAddr::from((address, PORT + 1));
+        let listener = netns::inside(to, || Ok(TcpListener::bind(end)?))?;
+        let mut output = netns::inside(from, || Ok(TcpStream::connect_timeout(&end, STALL)?))?;
+        output.set_nodelay(true)?;
+        output.set_write_timeout(Some(STALL))?;
+        let (mut input, _) = listener.accept()?;
+        input.set_read_timeout(Some(STALL))?;
+        let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, counted) = (Arc::clone(&stop), Arc::clone(&received));
+        let sender = std::thread::spawn(move || {
+            let mut number = 0u64;
+            while !told.load(Ordering::SeqCst) {
+                output
+                    .write_all(&number.to_be_bytes())
+                    .with_context(|| format!("message {number} was not sent"))?;
+                number += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok(number)
+        });
+        let receiver = std::thread::spawn(move || {
+            let mut message = [0; 8];
+            let mut expected = 0u64;
+            loop {
+                match input.read_exact(&mut message) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(expected),
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("message {expected} did not arrive"));
+                    }
+                }
+                ensure!(
+                    u64::from_be_bytes(message) == expected,
+                    "another message than {expected} arrived"
+                );
+                expected += 1;
+                counted.store(expected, Ordering::SeqCst);
+            }
+        });
+        Ok(Self {
+            stop,
+            received,
+            sender,
+            receiver,
+        })
+    }
+
+    /// Waits until `count` more messages have arrived.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub fn wait_more(&self, count: u64) -> Result<()> {
+        let goal = self.received.load(Ordering::SeqCst) + count;
+        wait_for(&format!("{count} more messages over TCP"), LIMIT, || {
+            Ok((self.received.load(Ordering::SeqCst) >= goal).then_some(()))
+        })
+    }
+
+    /// Ends the connection; all that was sent must have arrived.
+    ///
+    /// # Errors
+    /// If something is missing, or the connection had broken.
+    pub fn finish(self) -> Result<()> {
+        self.stop.store(true, Ordering::SeqCst);
+        let sent = self.sender.join().map_err(|_| anyhow!("the sender panicked"))??;
+        let received = self
+            .receiver
+            .join()
+            .map_err(|_| anyhow!("the receiver panicked"))??;
+        ensure!(sent == received, "{sent} messages sent, {received} arrived");
+        Ok(())
+    }
 }
 
 /// 1 MiB whose every 8 bytes are different, so that a lost, doubled or swapped segment shows.

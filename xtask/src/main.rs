@@ -1,1 +1,102 @@
-fn main() {}
+//! The project's own commands; `cargo xtask help` lists them.
+
+mod bench;
+mod demo;
+mod ebpf;
+mod install;
+mod lab;
+mod setup;
+mod shell;
+mod test;
+mod toolchain;
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, shows, tests and measures weave"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine: Debian packages, a compiler for BPF, bpf-linker
+    Setup,
+    /// Build the BPF programs into target/bpf/weave.bpf.o
+    BuildEbpf,
+    /// The main job on one machine: two hosts, a container on each, traffic between them
+    Demo {
+        #[arg(long, hide = true)]
+        built: bool,
+    },
+    /// Hosts to play in, kept until `lab down`
+    Lab {
+        #[command(subcommand)]
+        task: lab::Task,
+    },
+    /// Everything that must hold: format, lints, unit, BPF and end-to-end tests
+    Test,
+    /// Build for release and install
+    Install {
+        /// Installs into PREFIX/bin and PREFIX/lib
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+    },
+    /// Measure against the native path and the kernel's VXLAN; table and target/bench.json
+    Bench {
+        /// Rounds over all paths
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Fewer rounds and shorter runs: a first impression only
+        #[arg(long)]
+        quick: bool,
+        #[arg(long, hide = true)]
+        built: bool,
+    },
+    #[command(hide = true)]
+    PingpongServer { bind: SocketAddrV4 },
+    #[command(hide = true)]
+    PingpongClient { server: SocketAddrV4, milliseconds: u64 },
+    #[command(hide = true)]
+    UdpReceiver { bind: SocketAddrV4 },
+    #[command(hide = true)]
+    UdpSender {
+        receiver: SocketAddrV4,
+        milliseconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => setup::run(setup::Detail::Full),
+        Task::BuildEbpf => ebpf::build().map(drop),
+        Task::Demo { built } => demo::run(built),
+        Task::Lab { task } => lab::run(task),
+        Task::Test => test::run(),
+        Task::Install { prefix } => install::run(&prefix),
+        Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
+        Task::PingpongServer { bind } => bench::pingpong::serve(bind),
+        Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),
+        Task::UdpReceiver { bind } => bench::udp::receive(bind),
+        Task::UdpSender {
+            receiver,
+            milliseconds,
+        } => bench::udp::search(receiver, milliseconds),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -115,6 +115,11 @@ impl Host {
         &self.pins
     }
 
+    /// The `weave-ctl` of this host.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A command that will run on this host, with `weave-ctl` in the path and its own folders in
     /// the environment.
     ///

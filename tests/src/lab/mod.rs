@@ -175,12 +175,20 @@ impl Lab {
 
     /// Launches the daemon on every host, each with the address of the one before as its peer.
     ///
+    /// Unless the arguments say how the address range is first divided, all hosts wait for a
+    /// majority of them: by itself each would count only itself and its one peer.
+    ///
     /// # Errors
     /// If one does not start.
     pub fn launch_all(&self, args: &[&str]) -> Result<()> {
+        let majority = format!("--ipalloc-init=consensus={}", self.hosts.len());
+        let mut common = args.to_vec();
+        if !args.iter().any(|arg| arg.starts_with("--ipalloc-init")) {
+            common.push(&majority);
+        }
         let mut previous: Option<&Host> = None;
         for host in &self.hosts {
-            let mut args = args.to_vec();
+            let mut args = common.clone();
             let peer = previous
                 .map(|p| p.address_towards(host))
                 .transpose()?

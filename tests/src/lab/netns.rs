@@ -135,3 +135,16 @@ pub fn destroy(name: &str) -> Result<()> {
     let deleted = ip(&["netns", "del", name]);
     gone.and(deleted.map(drop))
 }
+
+/// Does anything listen on TCP `port` in the network namespace of process `pid`?
+pub fn listens(pid: u32, port: u16) -> bool {
+    let suffix = format!(":{port:04X}");
+    let listens = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1).is_some_and(|local| local.ends_with(&suffix)) && words.get(3) == Some(&"0A")
+    };
+    ["tcp", "tcp6"].iter().any(|table| {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        text.lines().any(listens)
+    })
+}

@@ -1,3 +1,18 @@
 //! IP address allocation (`spec/control.md` section 1). Pure.
 
 pub mod address;
+pub mod allocator;
+mod merge;
+pub mod message;
+pub mod mode;
+pub mod operations;
+pub mod owned;
+pub mod paxos;
+pub mod ring;
+#[cfg(test)]
+mod ring_tests;
+#[cfg(test)]
+mod sim;
+pub mod space;
+mod status;
+mod takeover;

@@ -2,9 +2,13 @@
 //!
 //! Everything here but `transport` is pure: no sockets, clocks, tasks or randomness of its own.
 
+#[cfg(test)]
+pub(crate) mod capture;
 pub mod channel;
 mod connections;
 pub mod core;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gob;
 pub mod gossip;
 pub mod handshake;
@@ -18,6 +22,7 @@ pub mod status;
 pub mod summary;
 pub mod surrogate;
 pub mod targets;
+pub mod transport;
 
 /// Time since an arbitrary start, as told by whoever drives a state machine.
 pub type Now = std::time::Duration;

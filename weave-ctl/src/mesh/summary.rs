@@ -145,9 +145,13 @@ fn name_value(name: PeerName) -> Value<'static> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
+    use super::super::capture;
     use super::super::gob::tests::vector;
+    use super::super::message::{MAX_BODY, Message};
     use super::*;
 
     fn name(number: u64) -> PeerName {
@@ -246,9 +250,8 @@ mod tests {
         );
     }
 
-    /// Not a benchmark: shows that a large cluster fits and prints what it takes.
     #[test]
-    fn three_hundred_peers_in_full_mesh() {
+    fn three_hundred_peers_in_full_mesh_fit_a_message() {
         let peers: Vec<_> = (1..=300)
             .map(|n| PeerSummary {
                 name: name(n),
@@ -262,16 +265,44 @@ mod tests {
                 ..host1()
             })
             .collect();
-        let start = std::time::Instant::now();
         let payload = encode_topology(&peers);
-        let encoded = start.elapsed();
+        assert!(payload.len() < MAX_BODY);
         assert_eq!(decode_topology(&payload).unwrap(), peers);
-        println!(
-            "{} bytes, encode {encoded:?}, both {:?}",
-            payload.len(),
-            start.elapsed()
-        );
-        assert!(payload.len() < super::super::message::MAX_BODY);
+    }
+
+    /// Every message of real peers decodes, and what they say of themselves survives our encoder.
+    #[test]
+    fn captured_topologies() {
+        let mut seen = BTreeSet::new();
+        let mut established = 0;
+        for pcap in [capture::PLAIN, capture::IPAM] {
+            for stream in capture::streams(pcap).values() {
+                let (header, flag, bodies) = capture::parts(stream);
+                assert_eq!((header, flag), (&b"weave\x01\x02"[..], 0));
+                for body in &bodies[1..] {
+                    let message = Message::decode(body).unwrap().unwrap();
+                    let Message::Gossip(envelope) = message else {
+                        continue;
+                    };
+                    if envelope.channel != "topology" {
+                        continue;
+                    }
+                    let mut skipped = 0;
+                    let peers = decode_topology_counting(&envelope.payload, &mut skipped).unwrap();
+                    assert_eq!(skipped, 0);
+                    assert_eq!(decode_topology(&encode_topology(&peers)).unwrap(), peers);
+                    for peer in peers {
+                        assert_eq!(peer.nickname, format!("host{}", peer.name.to_bytes()[5]));
+                        assert!(peer.uid != 0 && peer.short_id.is_some());
+                        established += peer.connections.iter().filter(|c| c.established).count();
+                        seen.insert(peer.name.to_string());
+                    }
+                }
+            }
+        }
+        assert!(established > 0);
+        let names = ["7a:00:00:00:00:01", "7a:00:00:00:00:02", "7a:00:00:00:00:03"];
+        assert_eq!(seen, names.map(str::to_owned).into());
     }
 
     fn any_name() -> impl Strategy<Value = PeerName> {

@@ -39,7 +39,8 @@ pub async fn ensure(nl: &Netlink, config: &BridgeConfig) -> Result<Link, NetErro
     let bridge = nl.link(name).await?;
     check_kind(&bridge)?;
     // Snooping would keep multicast floods from the overlay port, which joins no group.
-    let options = LinkMessageBuilder::<LinkBridge>::new(name)
+    // No name in it: before Linux 6.2 any name in a change is refused while the device is up.
+    let options = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
         .index(bridge.index)
         .stp_state(BridgeStpState::Disabled)
         .mcast_snooping(false)

@@ -1,9 +1,11 @@
 //! Fresh network namespaces for tests, and an independent look at them through `ip -j`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::future::Future;
 use std::io::Write;
 use std::process::{Child, Command};
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
@@ -55,6 +57,34 @@ pub async fn sysctl(ns: &Netns, path: &str) -> String {
     ns.run(move || std::fs::read_to_string(path).unwrap().trim().to_owned())
         .await
         .unwrap()
+}
+
+/// Runs a future on a thread that has a `/run` of its own, so that `ip netns add` there leaves no
+/// trace on the machine. Without root it only prints why not.
+pub fn with_own_run<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        let _ = writeln!(std::io::stderr(), "skipped: mounts need root");
+        return;
+    }
+    let work = move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing = None::<&str>;
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            nothing,
+        )
+        .unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(make());
+    };
+    std::thread::spawn(work).join().unwrap();
 }
 
 /// A process that does nothing inside a namespace; killed on drop.

@@ -8,8 +8,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::net::bridge::{BridgeConfig, ensure};
+use crate::net::container::resolve;
 use crate::net::ps;
-use crate::net::testing::{Sleeper, ip, ip_link, new_host, new_netns, sysctl};
+use crate::net::testing::{Sleeper, ip, ip_link, new_host, new_netns, sysctl, with_own_run};
 
 const MTU: u32 = 1376;
 
@@ -253,7 +254,7 @@ async fn containers_are_listed_and_follow_the_mtu() {
         displays,
         [format!("pid:{}", first.pid()), format!("pid:{}", second.pid())]
     );
-    let known = crate::net::container::resolve(&displays[0]).await.unwrap();
+    let known = resolve(&displays[0]).await.unwrap();
     assert_eq!(listed[0].id, known.id);
     assert_eq!((listed[0].ifname.as_str(), listed[0].mac), ("ethwe", made.mac));
     assert_eq!(listed[0].cidrs, cidrs(&["10.32.0.1/12"]));
@@ -266,4 +267,35 @@ async fn containers_are_listed_and_follow_the_mtu() {
     assert_eq!(ip_link(&one, "eth9").await["mtu"], 1500);
     let error = ps::list_attached(&nl, "absent").await.unwrap_err();
     assert_eq!(error.to_string(), "Link not found");
+}
+
+#[test]
+fn a_named_namespace_is_one_owner_under_all_its_names() {
+    with_own_run(|| async {
+        let nl = host().await.unwrap();
+        ip(nl.ns(), "netns add web").await;
+        let web = resolve("netns:web").await.unwrap();
+        let holder = Sleeper::in_ns(&web.ns).await;
+        let pid = format!("pid:{}", holder.pid());
+        for text in ["netns:/run/netns/web", "netns:/var/run/netns/web", pid.as_str()] {
+            let same = resolve(text).await.unwrap();
+            assert_eq!(
+                (same.id.as_str(), same.ns.id()),
+                ("netns:web", web.ns.id()),
+                "{text}"
+            );
+            assert_eq!(same.display, text);
+        }
+        let wish = request(&web.ns, &web.id7, &["10.32.0.3/12"]);
+        let made = attach(&nl, &wish).await.unwrap();
+        let listed = ps::list_attached(&nl, "weave").await.unwrap();
+        let expected = ps::AttachedContainer {
+            id: "netns:web".to_owned(),
+            display: "netns:web".to_owned(),
+            ifname: "ethwe".to_owned(),
+            mac: made.mac,
+            cidrs: cidrs(&["10.32.0.3/12"]),
+        };
+        assert_eq!(listed, [expected]);
+    });
 }

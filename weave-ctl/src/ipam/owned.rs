@@ -1,0 +1,143 @@
+//! Which identifier owns which addresses on this peer. Local, persisted, never gossiped.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{Address, Cidr};
+
+/// What one identifier (a container, `weave:expose`, an address text) owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedRecord {
+    /// The identifier.
+    pub id: String,
+    /// Does it react to Docker events?
+    pub is_container: bool,
+    /// In order of allocation.
+    pub cidrs: Vec<Cidr>,
+}
+
+/// All records of this peer.
+#[derive(Debug, Default)]
+pub(super) struct Owned {
+    /// By age, so that listings are in order of allocation.
+    records: BTreeMap<u64, OwnedRecord>,
+    by_id: HashMap<String, u64>,
+    by_addr: HashMap<Address, u64>,
+    next: u64,
+    /// Has anything changed since this was last cleared?
+    pub changed: bool,
+}
+
+impl Owned {
+    pub fn from_records(records: Vec<OwnedRecord>) -> Self {
+        let mut owned = Self::default();
+        for record in records {
+            for cidr in record.cidrs {
+                owned.add(&record.id, record.is_container, cidr);
+            }
+        }
+        owned.changed = false;
+        owned
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = &OwnedRecord> {
+        self.records.values()
+    }
+
+    fn get(&self, id: &str) -> Option<&OwnedRecord> {
+        self.records.get(self.by_id.get(id)?)
+    }
+
+    pub fn of(&self, id: &str) -> &[Cidr] {
+        self.get(id).map_or(&[], |r| &r.cidrs)
+    }
+
+    pub fn is_container(&self, id: &str) -> bool {
+        self.get(id).is_some_and(|r| r.is_container)
+    }
+
+    pub fn owner(&self, addr: Address) -> Option<&str> {
+        let record = self.records.get(self.by_addr.get(&addr)?)?;
+        Some(&record.id)
+    }
+
+    /// Nothing happens if the address is owned already.
+    pub fn add(&mut self, id: &str, is_container: bool, cidr: Cidr) {
+        if self.by_addr.contains_key(&cidr.addr) {
+            return;
+        }
+        let key = *self.by_id.entry(id.to_owned()).or_insert(self.next);
+        self.next = self.next.max(key + 1);
+        let record = self.records.entry(key).or_insert_with(|| OwnedRecord {
+            id: id.to_owned(),
+            is_container,
+            cidrs: Vec::new(),
+        });
+        record.is_container |= is_container;
+        record.cidrs.push(cidr);
+        self.by_addr.insert(cidr.addr, key);
+        self.changed = true;
+    }
+
+    /// False if the ID does not own it.
+    pub fn remove(&mut self, id: &str, addr: Address) -> bool {
+        let Some(&key) = self.by_id.get(id).filter(|k| self.by_addr.get(&addr) == Some(k)) else {
+            return false;
+        };
+        self.by_addr.remove(&addr);
+        if let Some(record) = self.records.get_mut(&key) {
+            record.cidrs.retain(|c| c.addr != addr);
+            if record.cidrs.is_empty() {
+                self.records.remove(&key);
+                self.by_id.remove(id);
+            }
+        }
+        self.changed = true;
+        true
+    }
+
+    /// What the ID owned.
+    pub fn remove_all(&mut self, id: &str) -> Vec<Cidr> {
+        let cidrs = self.of(id).to_vec();
+        for cidr in &cidrs {
+            self.remove(id, cidr.addr);
+        }
+        cidrs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cidr(addr: Address) -> Cidr {
+        Cidr { addr, prefix_len: 24 }
+    }
+
+    #[test]
+    fn records() {
+        let mut owned = Owned::default();
+        owned.add("b", false, cidr(1));
+        owned.add("a", true, cidr(2));
+        owned.add("b", true, cidr(3));
+        owned.add("c", true, cidr(3));
+        assert!(owned.changed);
+        assert_eq!(owned.owner(3), Some("b"));
+        assert!(owned.is_container("b") && !owned.is_container("c"));
+        let records: Vec<OwnedRecord> = owned.records().cloned().collect();
+        assert_eq!(records[0].cidrs, [cidr(1), cidr(3)]);
+        assert_eq!(records[1].id, "a");
+
+        let mut owned = Owned::from_records(records.clone());
+        assert!(!owned.changed && owned.records().eq(&records));
+        assert!(!owned.remove("a", 1));
+        assert!(owned.remove("b", 1) && owned.changed);
+        assert_eq!(owned.owner(1), None);
+        assert_eq!(owned.remove_all("b"), [cidr(3)]);
+        assert_eq!(owned.remove_all("b"), []);
+        owned.add("b", false, cidr(9));
+        let ids: Vec<&str> = owned.records().map(|r| r.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b"], "the younger comes last");
+    }
+}

@@ -1,0 +1,45 @@
+//! What `weave report` and `weave status` tell of the allocator (control.md 1.16, 3.4).
+
+use std::net::Ipv4Addr;
+
+use super::allocator::Allocator;
+use super::paxos::Paxos;
+use crate::api::report;
+use crate::mesh::channel::Outlet;
+
+impl Allocator {
+    /// The IPAM part of the report.
+    #[must_use]
+    pub fn report(&self, out: &dyn Outlet) -> report::Ipam {
+        let entries = self.ring.ranges().map(|(range, entry)| report::RingEntry {
+            token: Ipv4Addr::from(range.start).to_string(),
+            size: range.size().into(),
+            peer: entry.peer.to_string(),
+            nickname: self.nicknames.get(&entry.peer).cloned().unwrap_or_default(),
+            is_known_peer: out.is_known(entry.peer),
+            version: entry.version.into(),
+        });
+        let claims = self.pending.claims.iter().map(|claim| report::PendingClaim {
+            ident: claim.id.clone(),
+            cidr: report::ClaimedCidr {
+                addr: Ipv4Addr::from(claim.cidr.addr).to_string(),
+                prefix_len: claim.cidr.prefix_len,
+            },
+        });
+        let allocates = self.pending.allocates.iter();
+        report::Ipam {
+            paxos: self.awaiting_consensus.then(|| report::Paxos {
+                elector: self.paxos.is_some(),
+                known_nodes: self.paxos.as_ref().map_or(0, |p| p.nodes().len() as u64),
+                quorum: self.paxos.as_ref().map_or(0, Paxos::quorum) as u64,
+            }),
+            range: self.config.universe.to_string(),
+            range_num_ips: self.config.universe.size(),
+            active_ips: self.space.total_used().into(),
+            default_subnet: self.config.default_subnet.to_string(),
+            entries: entries.collect(),
+            pending_claims: claims.collect(),
+            pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Taking over the space of a dead peer, and handing over our own (control.md 1.13).
+
+use std::collections::BTreeSet;
+
+use tracing::{info, warn};
+
+use super::allocator::{Allocator, broadcast};
+use crate::mesh::channel::Outlet;
+use crate::mesh::name::PeerName;
+
+impl Allocator {
+    /// `rmpeer`: takes over everything of the peer with that nickname or name. Returns by how much our
+    /// free space grew; 0 if there is no such peer. The peer must be dead, and no other may do the same.
+    pub fn remove_peer(&mut self, out: &mut dyn Outlet, text: &str) -> u32 {
+        let us = self.config.name;
+        let Some(peer) = self.find_peer(out, text).filter(|p| *p != us) else {
+            warn!("[allocator {us}] cannot take over from '{text}': no such other peer");
+            return 0;
+        };
+        if out.is_known(peer) {
+            warn!("[allocator {us}] taking over from {peer}, which is still connected");
+        }
+        let before = self.space.total_free();
+        if self.ring.transfer(peer, us).is_empty() {
+            return 0;
+        }
+        self.ring_updated(out);
+        let gained = self.space.total_free().saturating_sub(before);
+        info!("[allocator {us}] took over {gained} addresses from {peer}");
+        broadcast(out);
+        self.prune_nicknames(out);
+        self.finish();
+        gained
+    }
+
+    /// By nickname, else by name. Of several with one nickname (a host that was reset): one that owns
+    /// something, rather one that is gone.
+    fn find_peer(&self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
+        let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
+        let named = self.nicknames.iter().filter(|(_, nickname)| *nickname == text);
+        let named = named.map(|(name, _)| *name);
+        named
+            .min_by_key(|p| (*p == self.config.name, !owners.contains(p), out.is_known(*p)))
+            .or_else(|| text.parse().ok())
+    }
+
+    /// `weave reset`: cancels everything and gives our space away. The caller stops us soon after.
+    pub fn depart(&mut self, out: &mut dyn Outlet) {
+        self.stop();
+        self.departed = true;
+        self.space.clear();
+        self.hand_over(out);
+        self.finish();
+    }
+
+    /// Also run for space that we are given after we have departed.
+    pub(super) fn hand_over(&mut self, out: &mut dyn Outlet) {
+        let us = self.config.name;
+        let Some(heir) = self.heir(out) else {
+            return;
+        };
+        if self.ring.transfer(us, heir).is_empty() {
+            return;
+        }
+        // What is in the universe belongs to the heir now.
+        let records: Vec<_> = self.owned.records().cloned().collect();
+        for record in records {
+            let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
+            for cidr in inside {
+                self.owned.remove(&record.id, cidr.addr);
+            }
+        }
+        info!("[allocator {us}] handed our address space over to {heir}");
+        broadcast(out);
+    }
+
+    fn heir(&self, out: &dyn Outlet) -> Option<PeerName> {
+        let us = self.config.name;
+        let named = || self.nicknames.keys().copied().filter(|p| *p != us);
+        let in_ring = |p: PeerName| self.ring.entries.iter().any(|e| e.peer == p);
+        let known = self.ring.heir(|p| out.is_known(p));
+        let newcomer = || named().find(|p| out.is_known(*p) && !in_ring(*p));
+        let any = || self.ring.heir(|_| true);
+        known.or_else(newcomer).or_else(any).or_else(|| named().next())
+    }
+}

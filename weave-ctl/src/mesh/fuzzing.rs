@@ -1,0 +1,126 @@
+//! What the targets in `fuzz/` do with their input, so that the ordinary tests can do it as well.
+//!
+//! Each takes any bytes, must not panic, and checks that what has been understood survives our own
+//! encoder.
+
+use super::gob::Decoder;
+use super::handshake::Features;
+use super::message::Message;
+use super::summary::{decode_topology, encode_topology};
+
+/// Any gob stream.
+pub fn gob(data: &[u8]) {
+    let mut decoder = Decoder::new(data);
+    while let Ok(Some(_)) = decoder.next_value() {}
+}
+
+/// A topology payload.
+pub fn topology(data: &[u8]) {
+    if let Ok(peers) = decode_topology(data) {
+        assert_eq!(decode_topology(&encode_topology(&peers)), Ok(peers));
+    }
+}
+
+/// A message's body; the payload of topology gossip as well.
+pub fn message(data: &[u8]) {
+    let Ok(Some(message)) = Message::decode(data) else {
+        return;
+    };
+    assert_eq!(Message::decode(&message.encode()), Ok(Some(message.clone())));
+    match message {
+        Message::Gossip(envelope) | Message::Broadcast(envelope) if envelope.channel == "topology" => {
+            topology(&envelope.payload);
+        }
+        _ => {}
+    }
+}
+
+/// A features map.
+pub fn features(data: &[u8]) {
+    if let Ok(features) = Features::decode(data) {
+        assert_eq!(Features::decode(&features.encode()), Ok(features));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::capture;
+    use super::super::gob::tests::vector;
+
+    const ROUNDS: usize = 4000;
+
+    /// Bodies of real peers: the features maps, the other messages.
+    fn captured() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let (mut features, mut messages) = (Vec::new(), Vec::new());
+        for stream in capture::streams(capture::IPAM).values() {
+            let (_, _, bodies) = capture::parts(stream);
+            let mut bodies = bodies.into_iter().map(<[u8]>::to_vec);
+            features.extend(bodies.next());
+            messages.extend(bodies);
+        }
+        (features, messages)
+    }
+
+    /// Runs `target` on samples as they are, then on damaged ones; the same ones every time.
+    fn run(target: fn(&[u8]), samples: &[Vec<u8>]) {
+        assert!(!samples.is_empty());
+        samples.iter().for_each(|sample| target(sample));
+        let mut rng = SmallRng::seed_from_u64(6783);
+        for round in 0..ROUNDS {
+            let mut data = samples[round % samples.len()].clone();
+            for _ in 0..rng.random_range(1..4) {
+                damage(&mut data, &mut rng);
+            }
+            target(&data);
+        }
+    }
+
+    fn damage(data: &mut Vec<u8>, rng: &mut SmallRng) {
+        if data.is_empty() {
+            return data.push(rng.random());
+        }
+        let at = rng.random_range(0..data.len());
+        match rng.random_range(0..6) {
+            0 => data[at] = rng.random(),
+            1 => data[at] ^= 1 << rng.random_range(0..8),
+            2 => data[at] = [0, 1, 0x7f, 0x80, 0xf8, 0xff][rng.random_range(0..6)],
+            3 => data.truncate(at),
+            4 => data.insert(at, rng.random()),
+            _ => {
+                let end = rng.random_range(at..data.len());
+                let piece = data[at..end].to_vec();
+                let to = rng.random_range(0..data.len());
+                data.splice(to..to, piece);
+            }
+        }
+    }
+
+    #[test]
+    fn gob() {
+        run(
+            super::gob,
+            &["ipam-accepted", "ipam-ring", "db-owned", "dns-two", "features"].map(vector),
+        );
+    }
+
+    #[test]
+    fn topology() {
+        run(
+            super::topology,
+            &["topology-one", "topology-two", "topology-foreign"].map(vector),
+        );
+    }
+
+    #[test]
+    fn message() {
+        run(super::message, &captured().1);
+    }
+
+    #[test]
+    fn features() {
+        run(super::features, &captured().0);
+    }
+}

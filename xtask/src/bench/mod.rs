@@ -1,0 +1,216 @@
+//! `cargo xtask bench`: our overlay against the bare underlay and the kernel's own VXLAN.
+//!
+//! Machines drift while one measures, so the paths take turns, round after round, and what is
+//! compared are the ratios within a round. Sender and receiver are pinned to a core each.
+
+mod measure;
+mod paths;
+pub mod pingpong;
+mod report;
+pub mod udp;
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use weave_tests::lab::{Lab, Plan};
+use weave_tests::process;
+
+use self::measure::Times;
+use self::report::{Series, Spread, spread};
+use crate::shell::{became_root, cargo, heading, run as run_command, target};
+use crate::{ebpf, setup};
+
+/// Measures, prints the table, writes target/bench.json.
+pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
+    let rounds = if quick { rounds.min(2) } else { rounds.max(1) };
+    if !built {
+        setup::run(setup::Detail::Changes)?;
+        ebpf::build()?;
+        // We are what sends and receives, too.
+        run_command(cargo().args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "weave-ctl",
+            "--package",
+            "xtask",
+        ]))?;
+        let mut released = Command::new(target().join("release/xtask"));
+        released.args(std::env::args().skip(1)).arg("--built");
+        return run_command(&mut released);
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if became_root(&args)? {
+        return Ok(());
+    }
+    let machine = machine()?;
+    println!("{machine}");
+
+    heading("Launch to first ping");
+    let launches = (0..if quick { 1 } else { 3 })
+        .map(launch_to_ping)
+        .collect::<Result<Vec<_>>>()?;
+    let launch = spread(launches);
+    println!("{:.2} s [{:.2}, {:.2}]", launch.median, launch.min, launch.max);
+
+    let plain = Plan::mesh(2).build("bench-plain")?;
+    let ours = paths::released(Plan::mesh(2)).build("bench-ours")?;
+    let line = paths::released(Plan::line(3)).build("bench-line")?;
+    let paths = [
+        paths::native(&plain)?,
+        paths::kernel_vxlan(&plain)?,
+        paths::weave("weave", &ours)?,
+        paths::weave("weave, relayed", &line)?,
+    ];
+    let times = if quick {
+        Times {
+            tcp: 1,
+            pingpong: 700,
+            udp: 200,
+        }
+    } else {
+        Times {
+            tcp: 3,
+            pingpong: 2000,
+            udp: 400,
+        }
+    };
+    let mut series: Vec<Series> = paths
+        .iter()
+        .map(|path| Series {
+            path: path.name,
+            rounds: Vec::new(),
+        })
+        .collect();
+    for round in 1..=rounds {
+        heading(&format!("Round {round} of {rounds}"));
+        for (path, series) in paths.iter().zip(&mut series) {
+            let sample = path.sample(times)?;
+            println!(
+                "{:<15} TCP {:5.1} / {:5.1} Gb/s   {:6.1} us   {:4.0} kpps   {:5.1} ms CPU per Gb",
+                path.name,
+                sample.tcp1,
+                sample.tcp4,
+                sample.p50,
+                sample.udp / 1000.0,
+                sample.cpu
+            );
+            series.rounds.push(sample);
+        }
+    }
+    let memory = controller_memory(&ours)?;
+    let relayed = match series.as_slice() {
+        [_, _, direct, relayed] => report::tcp_ratio(relayed, direct),
+        _ => spread([]),
+    };
+    heading("Result");
+    println!(
+        "Medians of {rounds} rounds; after = the median and [lowest, highest] of the ratios to native.\n"
+    );
+    println!("{}\n", report::table(&series));
+    println!("- {machine}");
+    println!(
+        "- relayed to direct, TCP 1 stream: {:.2} [{:.2}, {:.2}]",
+        relayed.median, relayed.min, relayed.max
+    );
+    println!(
+        "- launch to first ping: {:.2} s [{:.2}, {:.2}]",
+        launch.median, launch.min, launch.max
+    );
+    println!("- memory of a controller after the rounds: {memory:.1} MB resident");
+    write(&machine, &series, launch, relayed, memory)?;
+
+    drop(paths);
+    for lab in [plain, ours, line] {
+        lab.remove()?;
+    }
+    Ok(())
+}
+
+fn write(machine: &str, series: &[Series], launch: Spread, relayed: Spread, memory: f64) -> Result<()> {
+    let all = json!({
+        "machine": machine,
+        "throughput": report::json(series),
+        "launch_to_first_ping_seconds": launch,
+        "relayed_to_direct_tcp": relayed,
+        "controller_memory_megabytes": memory,
+    });
+    let path = target().join("bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&all)?)?;
+    println!("\n{}", path.display());
+    Ok(())
+}
+
+/// From the start of the first launch until two containers reach each other, in seconds. Hosts and
+/// containers are there before.
+fn launch_to_ping(attempt: usize) -> Result<f64> {
+    let lab = paths::released(Plan::mesh(2)).build(&format!("bench-launch{attempt}"))?;
+    let (first, second) = (lab.host(1)?, lab.host(2)?);
+    let (one, two) = (first.container("c1")?, second.container("c2")?);
+    let start = Instant::now();
+    first.launch(&[])?;
+    second.launch(&[&first.address().to_string()])?;
+    first.attach(&one, &[])?;
+    let address = second
+        .attach(&two, &[])?
+        .first()
+        .copied()
+        .context("attach printed no address")?;
+    process::wait_for(
+        &format!("an answer from {address}"),
+        Duration::from_secs(60),
+        || {
+            // Not -W 1: a lost first packet must not cost more than it does.
+            let ping = one.exec(&[
+                "ping",
+                "-n",
+                "-c",
+                "1",
+                "-i",
+                "0.01",
+                "-W",
+                "0.05",
+                &address.to_string(),
+            ])?;
+            ping.ok().map(Some)
+        },
+    )?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// The largest resident set of the daemons of a lab, in megabytes.
+fn controller_memory(lab: &Lab) -> Result<f64> {
+    let mut largest = 0.0;
+    for pid in lab.hosts().iter().flat_map(|host| host.daemon_pids()) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
+        let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        largest = f64::max(largest, kilobytes / 1024.0);
+    }
+    Ok(largest)
+}
+
+/// What it was measured on.
+fn machine() -> Result<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("unknown CPU");
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let iperf3 = process::run(Command::new("iperf3").arg("--version"), process::LIMIT)?.ok()?;
+    let iperf3 = iperf3.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    Ok(format!(
+        "kernel {}, {cores} cores, {model}, {iperf3}",
+        kernel.trim()
+    ))
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask install`: the release build where a user expects it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::shell::{as_root, cargo, display, find, heading, root, run as run_command, target};
+use crate::{ebpf, setup};
+
+/// Builds and installs into `prefix`.
+pub fn run(prefix: &Path) -> Result<()> {
+    setup::run(setup::Detail::Changes)?;
+    heading("Build");
+    let object = ebpf::build()?;
+    run_command(cargo().args(["build", "--release", "--package", "weave-ctl"]))?;
+
+    heading(&format!("Install into {}", prefix.display()));
+    let unit = target().join("weave.service");
+    let template = fs::read_to_string(root().join("docs/weave.service")).context("docs/weave.service")?;
+    fs::write(
+        &unit,
+        template.replace("/usr/local", prefix.to_str().context("the prefix is not UTF-8")?),
+    )?;
+    copy(
+        "755",
+        &target().join("release/weave-ctl"),
+        &prefix.join("bin/weave-ctl"),
+    )?;
+    copy("644", &object, &prefix.join("lib/weave/weave.bpf.o"))?;
+    copy("644", &unit, &prefix.join("lib/systemd/system/weave.service"))?;
+    short_name(&prefix.join("bin/weave"))?;
+    println!("  next: weave-ctl launch [PEER…]   or   systemctl enable --now weave");
+    Ok(())
+}
+
+/// `install` replaces the file as a whole, so a running daemon keeps its own.
+fn copy(mode: &str, from: &Path, to: &Path) -> Result<()> {
+    let program = find("install").context("the program `install` (coreutils) is missing")?;
+    let owned = to.ancestors().skip(1).find(|dir| dir.exists());
+    let mut command = if owned.is_some_and(writable) {
+        std::process::Command::new(program)
+    } else {
+        as_root(program)?
+    };
+    command.args(["-D", "-m", mode]).arg(from).arg(to);
+    run_command(&mut command).with_context(|| display(&command))?;
+    println!("  {}", to.display());
+    Ok(())
+}
+
+fn writable(dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = std::ffi::CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: the path is NUL-terminated and lives through the call.
+    unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
+}
+
+/// `weave`, as the original is called, unless that name is taken.
+fn short_name(link: &Path) -> Result<()> {
+    if link.symlink_metadata().is_ok() {
+        let ours = fs::read_link(link).is_ok_and(|to| to == Path::new("weave-ctl"));
+        println!(
+            "  {} {}",
+            link.display(),
+            if ours {
+                "(was there)"
+            } else {
+                "is something else and stays"
+            }
+        );
+        return Ok(());
+    }
+    if link.parent().is_some_and(writable) {
+        symlink("weave-ctl", link)?;
+    } else {
+        run_command(as_root("ln")?.args(["-s", "weave-ctl"]).arg(link))?;
+    }
+    println!("  {} -> weave-ctl", link.display());
+    Ok(())
+}
