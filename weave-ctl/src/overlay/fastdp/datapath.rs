@@ -283,6 +283,11 @@ impl Datapath {
         Ok(self.maps.macs()?)
     }
 
+    /// All next hops.
+    pub fn next_hops(&self) -> Result<BTreeMap<u32, NextHop>, DatapathError> {
+        Ok(self.maps.peers()?)
+    }
+
     /// Counters since the maps were made.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
         Ok(self.maps.counters()?)

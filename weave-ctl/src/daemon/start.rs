@@ -1,0 +1,255 @@
+//! From options to a running daemon. What can fail is tried before anything is made; what was
+//! made is taken away again when a later step fails.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::core::{Daemon, OurChannels, Parts};
+use super::event::Events;
+use super::handle::{Handle, resolve_all};
+use super::mtu::Mtu;
+use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
+use super::options::Options;
+use super::{connections, reset};
+use crate::api::backend::Backend;
+use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
+use crate::identity;
+use crate::ipam::allocator::{self, Allocator};
+use crate::mesh::core::{self, Mesh};
+use crate::mesh::handshake::Features;
+use crate::mesh::name::{PeerName, ShortId};
+use crate::mesh::{Now, transport};
+use crate::net::bridge::{self, BridgeConfig};
+use crate::net::Netlink;
+use crate::overlay::fastdp::datapath::Datapath;
+use crate::store::Store;
+
+/// Runs the daemon in the foreground until SIGINT or SIGTERM.
+pub fn run(options: Options, level: super::Level) -> anyhow::Result<()> {
+    super::logging::init(level);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(start(options))
+}
+
+/// A random number that is not zero.
+fn random() -> u64 {
+    loop {
+        let number = rand::random();
+        if number != 0 {
+            return number;
+        }
+    }
+}
+
+struct Listeners {
+    mesh: TcpListener,
+    http: [Option<Listener>; 3],
+}
+
+async fn start(options: Options) -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tracing::info!("weave  {}", crate::VERSION);
+    let store = Store::open(&options.paths.store())?;
+    let nl = Netlink::current().await?;
+    let existing = nl.find_link(&options.bridge).await?;
+    let saved = store.load()?;
+    let bridge_mac = existing.as_ref().and_then(|link| link.mac);
+    let name = identity::choose(options.name, saved.name, bridge_mac)?;
+    let nickname = options.nickname.clone().map_or_else(identity::host_name, Ok)?;
+    tracing::info!("Our name is {name}({nickname})");
+    tracing::info!("Communication between peers is unencrypted.");
+
+    let saved_id = saved.short_id.filter(|_| saved.name == Some(name));
+    let short_id = saved_id.or_else(|| ShortId::new(random() & 0xfff)).context("no short ID")?;
+    store.save_identity(name, short_id)?;
+    let peers = if options.resume { saved.direct_peers.clone() } else { options.peers.clone() };
+    match options.resume {
+        true => tracing::info!("Restart/resume detected - using persisted peer list: {peers:?}"),
+        false => tracing::info!("Launch detected - using supplied peer list: {peers:?}"),
+    }
+    let (resolved, bad) = resolve_all(&peers, options.port).await;
+    if !bad.is_empty() {
+        bail!(bad.join("\n"));
+    }
+    let listeners = listen(&options).await?;
+    let mut datapath = Datapath::load(&options.paths.bpf, options.xdp)?;
+    let mtu = match options.mtu {
+        Some(bytes) => Mtu::fixed(bytes),
+        None => Mtu::auto(&nl, &options.bridge).await?,
+    };
+
+    if let Err(error) = make_devices(&options, &nl, &mut datapath, name, &mtu).await {
+        if existing.is_none() {
+            take_away(&options, &nl).await;
+        }
+        return Err(error);
+    }
+    datapath.set_short_id(short_id.get())?;
+    datapath.enable(true)?;
+    tracing::info!("Bridge type is bridged_fastdp");
+
+    let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu)));
+    let uid = ours.lock().map(|f| f.uid).unwrap_or_default();
+    let mesh = Mesh::new(
+        core::Config {
+            name,
+            nickname: nickname.clone(),
+            uid,
+            short_id,
+            port: options.port,
+            conn_limit: options.conn_limit,
+            discovery: options.discovery,
+            seed: random(),
+        },
+        Now::ZERO,
+    );
+    let ipam = options.ipam.as_ref().map(|ipam| {
+        let config = allocator::Config {
+            name,
+            nickname,
+            uid,
+            universe: ipam.range,
+            default_subnet: ipam.default_subnet,
+            mode: ipam.mode.clone(),
+            seed: random(),
+        };
+        Allocator::new(config, saved.ipam)
+    });
+    let events = Events::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
+    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
+
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(connections::accept(listeners.mesh, events.0.clone(), ours.clone()));
+    let servers = serve_http(listeners.http, &handle, &stopped);
+    let channels = OurChannels { ipam };
+    let daemon =
+        Daemon::new(Parts { options, name, mesh, channels, store, datapath, nl, ours, mtu, events })?;
+    let mut daemon_stopped = stopped.clone();
+    let running = tokio::spawn(daemon.run(async move {
+        let _ = daemon_stopped.wait_for(|stop| *stop).await;
+    }));
+    let texts = resolved.into_iter().map(|peer| peer.text).collect();
+    handle.connect(texts, true).await.context("cannot set the initial peers")?;
+    ready.store(true, Ordering::Release);
+    // Only systemd listens, if anybody does.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let mut running = running;
+    let ended = tokio::select! {
+        ended = &mut running => Some(ended),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    if ended.is_none() {
+        tracing::info!("=== received SIGINT/SIGTERM ===");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
+    let _ = stop.send(true);
+    let result = match ended {
+        Some(ended) => ended,
+        None => running.await,
+    };
+    for server in servers {
+        let _ = server.await;
+    }
+    tracing::info!("*** exiting");
+    result.context("the daemon's loop has failed")?
+}
+
+async fn listen(options: &Options) -> anyhow::Result<Listeners> {
+    let mesh = transport::listen(options.host, options.port).with_context(|| {
+        format!(
+            "cannot listen for peers on TCP port {}: is another weave running on this host? Choose another \
+             port with --port",
+            options.port
+        )
+    })?;
+    let http = [
+        Listener::bind(&options.http_addr).await?,
+        Listener::bind(&options.status_addr).await?,
+        Listener::bind(&options.metrics_addr).await?,
+    ];
+    for (what, address) in [("control", &options.http_addr), ("status", &options.status_addr)] {
+        if !address.is_empty() {
+            tracing::info!("Listening for HTTP {what} messages on {address}");
+        }
+    }
+    Ok(Listeners { mesh, http })
+}
+
+async fn make_devices(
+    options: &Options,
+    nl: &Netlink,
+    datapath: &mut Datapath,
+    name: PeerName,
+    mtu: &Mtu,
+) -> anyhow::Result<()> {
+    let config = BridgeConfig { name: options.bridge.clone(), mac: name.to_bytes(), mtu: mtu.bytes };
+    let bridge = bridge::ensure(nl, &config).await?;
+    let port = options.port.wrapping_add(1);
+    let vxlan = format!("vxlan-{port}");
+    let link = bridge::ensure_vxlan(nl, &vxlan, port, &bridge, true).await?;
+    datapath.add_vxlan(&vxlan, link.index, port)?;
+    Ok(())
+}
+
+/// After a failed first start nothing of ours may stay. State files may: they hold our name.
+async fn take_away(options: &Options, nl: &Netlink) {
+    if let Err(error) = bridge::delete_all(nl, &options.bridge).await {
+        tracing::warn!("{error}");
+    }
+    if let Err(error) = reset::remove_dir(&options.paths.bpf) {
+        tracing::warn!("cannot remove {}: {error}", options.paths.bpf.display());
+    }
+}
+
+fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Features {
+    Features {
+        name,
+        nickname: nickname.to_owned(),
+        uid: random(),
+        conn_id: 0,
+        short_id: Some(short_id),
+        trusted: false,
+        overlays: Some(vec![FASTDP.to_owned()]),
+        extra: BTreeMap::from([
+            (FEATURE_MTU.to_owned(), mtu.bytes.to_string()),
+            (FEATURE_IMPLEMENTATION.to_owned(), format!("weave-ctl {}", crate::VERSION)),
+        ]),
+    }
+}
+
+fn serve_http(
+    listeners: [Option<Listener>; 3],
+    handle: &Handle,
+    stopped: &watch::Receiver<bool>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let routers = [
+        control_router(handle.clone()),
+        status_router(handle.clone()),
+        metrics_router(handle.clone()),
+    ];
+    listeners
+        .into_iter()
+        .zip(routers)
+        .filter_map(|(listener, router)| {
+            let mut stopped = stopped.clone();
+            let stop = async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            Some(tokio::spawn(serve(listener?, router, stop)))
+        })
+        .collect()
+}
