@@ -7,8 +7,12 @@ pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod docker;
+pub mod identity;
 pub mod ipam;
 pub mod mesh;
 pub mod net;
 pub mod overlay;
 pub mod store;
+
+/// Version of this program, as shown and as sent.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

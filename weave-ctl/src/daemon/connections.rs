@@ -36,7 +36,6 @@ pub struct Connections {
 struct Live {
     writer: mpsc::Sender<Vec<u8>>,
     tasks: [JoinHandle<()>; 2],
-    ends: (SocketAddr, SocketAddr),
 }
 
 impl Drop for Live {
@@ -59,14 +58,25 @@ impl Connections {
     /// None yet.
     #[must_use]
     pub fn new(events: Events, ours: OurFeatures, host: Option<IpAddr>) -> Self {
-        Self { next: 1 << 32, introduced: BTreeMap::new(), live: BTreeMap::new(), events, ours, host }
+        Self {
+            next: 1 << 32,
+            introduced: BTreeMap::new(),
+            live: BTreeMap::new(),
+            events,
+            ours,
+            host,
+        }
     }
 
     /// Dials, introduces, and reports.
     pub fn dial(&mut self, target: SocketAddr) {
         let (events, ours, host) = (self.events.clone(), self.ours.clone(), self.host);
         tokio::spawn(async move {
-            let failed = |error: String, connected| Event::DialFailed { target, error, connected };
+            let failed = |error: String, connected| Event::DialFailed {
+                target,
+                error,
+                connected,
+            };
             let event = match transport::dial(target, host).await {
                 Err(error) => failed(error.to_string(), false),
                 Ok(stream) => {
@@ -95,20 +105,19 @@ impl Connections {
 
     /// The mesh wants it: reading and writing start. Returns our and their address.
     pub fn start(&mut self, conn: ConnId) -> Option<(SocketAddr, SocketAddr)> {
-        let Connected { reader, writer, local, remote } = self.introduced.remove(&conn)?;
+        let Connected {
+            reader,
+            writer,
+            local,
+            remote,
+        } = self.introduced.remove(&conn)?;
         let (queue, bodies) = mpsc::channel(WRITER_DEPTH);
         let tasks = [
             tokio::spawn(read(conn, reader, self.events.clone())),
             tokio::spawn(write(conn, writer, bodies, self.events.clone())),
         ];
-        self.live.insert(conn, Live { writer: queue, tasks, ends: (local, remote) });
+        self.live.insert(conn, Live { writer: queue, tasks });
         Some((local, remote))
-    }
-
-    /// Our and their address.
-    #[must_use]
-    pub fn ends(&self, conn: ConnId) -> Option<(SocketAddr, SocketAddr)> {
-        self.live.get(&conn).map(|live| live.ends)
     }
 
     /// Ends a connection, started or not.
@@ -135,7 +144,14 @@ async fn read(conn: ConnId, mut reader: Reader, events: Events) {
     loop {
         match reader.next().await {
             Ok(message) => events.send(Event::Received { conn, message }).await,
-            Err(error) => return events.send(Event::Closed { conn, error: error.to_string() }).await,
+            Err(error) => {
+                return events
+                    .send(Event::Closed {
+                        conn,
+                        error: error.to_string(),
+                    })
+                    .await;
+            }
         }
     }
 }
@@ -143,7 +159,12 @@ async fn read(conn: ConnId, mut reader: Reader, events: Events) {
 async fn write(conn: ConnId, mut writer: Writer, mut bodies: mpsc::Receiver<Vec<u8>>, events: Events) {
     while let Some(body) = bodies.recv().await {
         if let Err(error) = writer.send(&body).await {
-            return events.send(Event::Closed { conn, error: error.to_string() }).await;
+            return events
+                .send(Event::Closed {
+                    conn,
+                    error: error.to_string(),
+                })
+                .await;
         }
         events.send(Event::WriterFree { conn }).await;
     }
@@ -173,15 +194,13 @@ pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures) {
     }
 }
 
-async fn introduce(
-    stream: tokio::net::TcpStream,
-    remote: SocketAddr,
-    events: Events,
-    ours: OurFeatures,
-) {
+async fn introduce(stream: tokio::net::TcpStream, remote: SocketAddr, events: Events, ours: OurFeatures) {
     let ours = features_for_one(&ours);
     let event = match transport::introduce(stream, &ours).await {
-        Err(error) => Event::AcceptFailed { remote: transport::canonical(remote), error: error.to_string() },
+        Err(error) => Event::AcceptFailed {
+            remote: transport::canonical(remote),
+            error: error.to_string(),
+        },
         Ok((connected, features)) => Event::Introduced {
             dialled: None,
             connected: Box::new(connected),

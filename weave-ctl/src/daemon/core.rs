@@ -143,7 +143,18 @@ pub(super) fn unix_now() -> i64 {
 impl Daemon {
     /// Ready to run.
     pub fn new(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { options, name, mesh, channels, store, datapath, nl, ours, mtu, events } = parts;
+        let Parts {
+            options,
+            name,
+            mesh,
+            channels,
+            store,
+            datapath,
+            nl,
+            ours,
+            mtu,
+            events,
+        } = parts;
         let left = datapath.left_behind()?;
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
@@ -190,7 +201,9 @@ impl Daemon {
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let ring = maps::open_events(&self.options.paths.bpf)?;
         // SAFETY: the ring owns its descriptor and lives as long as the registration.
-        let mut ring = unsafe { AsyncFd::register(Ring(ring)) }.map_err(io::Error::from).context("cannot wait for heartbeats")?;
+        let mut ring = unsafe { AsyncFd::register(Ring(ring)) }
+            .map_err(io::Error::from)
+            .context("cannot wait for heartbeats")?;
         self.scan_ports().await?;
         self.find_attached();
         let mut stop = std::pin::pin!(stop);
@@ -267,22 +280,36 @@ impl Daemon {
     }
 
     pub(super) fn mesh_input(&mut self, input: Input) {
-        let outputs = self.mesh.handle(self.started.elapsed(), unix_now(), input, &mut self.channels);
+        let outputs = self
+            .mesh
+            .handle(self.started.elapsed(), unix_now(), input, &mut self.channels);
         self.outputs.extend(outputs);
     }
 
     /// Lets IPAM act on its own behalf; `None` when it is disabled.
-    pub(super) fn with_ipam<R>(&mut self, act: impl FnOnce(&mut Allocator, &mut dyn Outlet) -> R) -> Option<R> {
+    pub(super) fn with_ipam<R>(
+        &mut self,
+        act: impl FnOnce(&mut Allocator, &mut dyn Outlet) -> R,
+    ) -> Option<R> {
         let now = self.started.elapsed();
-        let act = |channels: &mut OurChannels, out: &mut dyn Outlet| channels.ipam.as_mut().map(|ipam| act(ipam, out));
-        let (result, outputs) = self.mesh.with_outlet(now, unix_now(), CHANNEL, &mut self.channels, act);
+        let act = |channels: &mut OurChannels, out: &mut dyn Outlet| {
+            channels.ipam.as_mut().map(|ipam| act(ipam, out))
+        };
+        let (result, outputs) = self
+            .mesh
+            .with_outlet(now, unix_now(), CHANNEL, &mut self.channels, act);
         self.outputs.extend(outputs);
         result
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Introduced { dialled, connected, features, our_conn_id } => {
+            Event::Introduced {
+                dialled,
+                connected,
+                features,
+                our_conn_id,
+            } => {
                 let remote = connected.remote;
                 let conn = self.connections.keep(*connected);
                 self.mesh_input(Input::Introduced(Box::new(Introduction {
@@ -294,8 +321,16 @@ impl Daemon {
                     our_conn_id,
                 })));
             }
-            Event::DialFailed { target, error, connected } => {
-                self.mesh_input(Input::DialFailed { target, error, connected });
+            Event::DialFailed {
+                target,
+                error,
+                connected,
+            } => {
+                self.mesh_input(Input::DialFailed {
+                    target,
+                    error,
+                    connected,
+                });
             }
             Event::AcceptFailed { remote, error } => self.mesh_input(Input::AcceptFailed { remote, error }),
             Event::Received { conn, message } => self.mesh_input(Input::Received { conn, message }),
@@ -348,7 +383,12 @@ impl Daemon {
                     }
                 }
                 Action::SendAck => {
-                    self.mesh_input(Input::OverlayControl { conn, index: 0, tag: CONTROL_ACK, data: Vec::new() });
+                    self.mesh_input(Input::OverlayControl {
+                        conn,
+                        index: 0,
+                        tag: CONTROL_ACK,
+                        data: Vec::new(),
+                    });
                 }
                 Action::Established => self.mesh_input(Input::Established { conn }),
                 Action::Changed => {
@@ -370,11 +410,15 @@ impl Daemon {
 
     async fn on_change(&mut self, change: Change) -> anyhow::Result<()> {
         match change {
-            Change::Link { index, gone: true, .. } => {
+            Change::Link {
+                index, gone: true, ..
+            } => {
                 self.datapath.remove_port(index)?;
                 self.datapath.remove_underlay(index)?;
             }
-            Change::Link { index, name, master, .. } if is_port(&name) => {
+            Change::Link {
+                index, name, master, ..
+            } if is_port(&name) => {
                 if master.is_some() {
                     self.add_port(&name, index);
                 } else {
@@ -403,13 +447,22 @@ impl Daemon {
         let links = self.nl.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         self.datapath.sweep_links(|index| alive.contains(&index));
-        let bridge = links.iter().find(|link| link.name == self.options.bridge).map(|link| link.index);
+        let bridge = links
+            .iter()
+            .find(|link| link.name == self.options.bridge)
+            .map(|link| link.index);
         let present: BTreeMap<u32, String> = links
             .into_iter()
             .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
             .map(|link| (link.index, link.name))
             .collect();
-        let gone: Vec<u32> = self.datapath.ports().keys().filter(|i| !present.contains_key(i)).copied().collect();
+        let gone: Vec<u32> = self
+            .datapath
+            .ports()
+            .keys()
+            .filter(|i| !present.contains_key(i))
+            .copied()
+            .collect();
         for index in gone {
             self.datapath.remove_port(index)?;
         }
@@ -448,7 +501,14 @@ impl Daemon {
         while let Some(output) = self.outputs.pop_front() {
             match output {
                 Output::Dial { target } => self.connections.dial(target),
-                Output::Added { conn, remote, conn_uid, features, outbound, .. } => {
+                Output::Added {
+                    conn,
+                    remote,
+                    conn_uid,
+                    features,
+                    outbound,
+                    ..
+                } => {
                     self.added(conn, remote, conn_uid, &features, outbound).await?;
                 }
                 Output::Close { conn, reason } => {
@@ -506,11 +566,22 @@ impl Daemon {
             return Ok(());
         };
         let our_port = self.options.port;
-        let new = NewConnection { conn, remote, conn_uid, features, outbound, ends, our_port };
+        let new = NewConnection {
+            conn,
+            remote,
+            conn_uid,
+            features,
+            outbound,
+            ends,
+            our_port,
+        };
         match self.neighbours.add(self.now(), new) {
             Err(error) => {
                 self.connections.close(conn);
-                self.mesh_input(Input::Closed { conn, error: error.to_string() });
+                self.mesh_input(Input::Closed {
+                    conn,
+                    error: error.to_string(),
+                });
                 return Ok(());
             }
             Ok(port) => {
@@ -581,13 +652,16 @@ impl Daemon {
             self.write_tables()?;
         }
         if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store.save_ipam(&persisted).context("Error persisting ring data")?;
+            self.store
+                .save_ipam(&persisted)
+                .context("Error persisting ring data")?;
         }
         self.answer();
         let unix = unix_now();
         for conn in std::mem::take(&mut self.to_pump) {
             let (mesh, channels) = (&mut self.mesh, &mut self.channels);
-            self.connections.pump(conn, || mesh.poll_send(conn, unix, channels));
+            self.connections
+                .pump(conn, || mesh.poll_send(conn, unix, channels));
         }
         Ok(())
     }
@@ -603,14 +677,25 @@ impl Daemon {
     fn view(&self) -> View {
         let mesh = &self.mesh;
         let own = mesh.short_id_of(self.name).map_or(0, |id| id.get().into());
-        let owns = |name: PeerName| mesh.short_id_of(name).filter(|id| mesh.short_id_owner(*id) == Some(name));
-        let peers = mesh.peers().map(|peer| peer.name).filter(|name| *name != self.name);
+        let owns = |name: PeerName| {
+            mesh.short_id_of(name)
+                .filter(|id| mesh.short_id_owner(*id) == Some(name))
+        };
+        let peers = mesh
+            .peers()
+            .map(|peer| peer.name)
+            .filter(|name| *name != self.name);
         View {
             own,
             own_name: Some(self.name),
             peers: peers.filter_map(|name| Some((name, owns(name)?))).collect(),
-            routes: mesh.unicast_routes().filter_map(|(to, via)| Some((to, via?))).collect(),
-            links: self.neighbours.links(self.mtu.bytes, |port| self.datapath.vxlan(port)),
+            routes: mesh
+                .unicast_routes()
+                .filter_map(|(to, via)| Some((to, via?)))
+                .collect(),
+            links: self
+                .neighbours
+                .links(self.mtu.bytes, |port| self.datapath.vxlan(port)),
             floods: self.floods.clone(),
         }
     }
@@ -624,7 +709,8 @@ impl Daemon {
         }
         self.answer();
         self.datapath.enable(false)?;
-        self.datapath.apply(&crate::overlay::forwarding::Tables::default())?;
+        self.datapath
+            .apply(&crate::overlay::forwarding::Tables::default())?;
         Ok(())
     }
 }

@@ -159,10 +159,4 @@ impl Events {
             runtime.spawn(async move { events.send(event).await });
         }
     }
-
-    /// Has the loop ended?
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.0.is_closed()
-    }
 }

@@ -33,7 +33,8 @@ struct CancelOnDrop<'a> {
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.events.send_later(Event::Request(Request::Cancel(self.request)));
+            self.events
+                .send_later(Event::Request(Request::Cancel(self.request)));
         }
     }
 }
@@ -42,7 +43,13 @@ impl Handle {
     /// `default_subnet` is `None` without IPAM; `port` is taken for peers given without one.
     #[must_use]
     pub fn new(events: Events, default_subnet: Option<Cidr>, port: u16, ready: Arc<AtomicBool>) -> Self {
-        Self { events, default_subnet, port, next_request: Arc::new(AtomicU64::new(1)), ready }
+        Self {
+            events,
+            default_subnet,
+            port,
+            next_request: Arc::new(AtomicU64::new(1)),
+            ready,
+        }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, BackendError> {
@@ -52,9 +59,16 @@ impl Handle {
     }
 
     /// For requests that may wait long: given up when the client goes away.
-    async fn ask_patiently<T>(&self, request: impl FnOnce(RequestId, Answer<T>) -> Request) -> Result<T, BackendError> {
+    async fn ask_patiently<T>(
+        &self,
+        request: impl FnOnce(RequestId, Answer<T>) -> Request,
+    ) -> Result<T, BackendError> {
         let number = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let mut guard = CancelOnDrop { events: &self.events, request: number, armed: true };
+        let mut guard = CancelOnDrop {
+            events: &self.events,
+            request: number,
+            armed: true,
+        };
         let result = self.ask(|answer| request(number, answer)).await;
         guard.armed = false;
         result
@@ -66,7 +80,12 @@ impl Backend for Handle {
         self.default_subnet.is_some()
     }
 
-    async fn allocate(&self, id: String, subnet: Option<Cidr>, check_alive: bool) -> Result<Cidr, BackendError> {
+    async fn allocate(
+        &self,
+        id: String,
+        subnet: Option<Cidr>,
+        check_alive: bool,
+    ) -> Result<Cidr, BackendError> {
         self.ask_patiently(|request, answer| Request::Allocate {
             request,
             id,
@@ -112,7 +131,8 @@ impl Backend for Handle {
     }
 
     async fn prime(&self) -> Result<(), BackendError> {
-        self.ask_patiently(|request, answer| Request::Prime { request, answer }).await
+        self.ask_patiently(|request, answer| Request::Prime { request, answer })
+            .await
     }
 
     fn default_subnet(&self) -> Option<Cidr> {
@@ -122,7 +142,11 @@ impl Backend for Handle {
     async fn connect(&self, peers: Vec<String>, replace: bool) -> Result<(), BackendError> {
         let (good, bad) = resolve_all(&peers, self.port).await;
         self.ask(|answer| Request::Connect(good, replace, answer)).await?;
-        if bad.is_empty() { Ok(()) } else { Err(BackendError::BadRequest(bad.join("\n"))) }
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(BackendError::BadRequest(bad.join("\n")))
+        }
     }
 
     async fn forget(&self, peers: Vec<String>) -> Result<(), BackendError> {
@@ -175,7 +199,11 @@ async fn resolve(text: &str, our_port: u16) -> Result<ResolvedPeer, String> {
         .copied()
         .ok_or_else(|| format!("cannot resolve peer \"{host}\": no address found"))?;
     addr.set_port(port.unwrap_or(our_port));
-    Ok(ResolvedPeer { text: text.to_owned(), addr, port_given: port.is_some() })
+    Ok(ResolvedPeer {
+        text: text.to_owned(),
+        addr,
+        port_given: port.is_some(),
+    })
 }
 
 fn split(text: &str) -> Result<(&str, Option<u16>), String> {
@@ -185,8 +213,12 @@ fn split(text: &str) -> Result<(&str, Option<u16>), String> {
             let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
             (host, rest.strip_prefix(':'))
         }
-        None if text.matches(':').count() > 1 => return Err(format!("address {text}:0: too many colons in address")),
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        None if text.matches(':').count() > 1 => {
+            return Err(format!("address {text}:0: too many colons in address"));
+        }
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() || host.contains(char::is_whitespace) {
         return Err(invalid());
@@ -209,8 +241,14 @@ mod tests {
         assert_eq!(split("host:7783"), Ok(("host", Some(7783))));
         assert_eq!(split("[fd00::1]:7783"), Ok(("fd00::1", Some(7783))));
         for bad in ["", ":6783", "host:port", "host:70000", "a b", "[fd00::1"] {
-            assert!(split(bad).is_err_and(|e| e.contains("should be host[:port]")), "{bad}");
+            assert!(
+                split(bad).is_err_and(|e| e.contains("should be host[:port]")),
+                "{bad}"
+            );
         }
-        assert_eq!(split("fd00::1"), Err("address fd00::1:0: too many colons in address".to_owned()));
+        assert_eq!(
+            split("fd00::1"),
+            Err("address fd00::1:0: too many colons in address".to_owned())
+        );
     }
 }

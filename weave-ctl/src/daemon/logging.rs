@@ -48,7 +48,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let level = match *event.metadata().level() {
             tracing::Level::ERROR => "ERRO",
             tracing::Level::WARN => "WARN",
@@ -56,7 +61,10 @@ where
             tracing::Level::DEBUG | tracing::Level::TRACE => "DEBU",
         };
         write!(writer, "{level}: {}", calendar::log_time(SystemTime::now()))?;
-        let mut fields = Fields { message: String::new(), others: String::new() };
+        let mut fields = Fields {
+            message: String::new(),
+            others: String::new(),
+        };
         event.record(&mut fields);
         // One event is one line, whatever a peer put into a text.
         let line = format!(" {}{}", fields.message, fields.others).replace(['\n', '\r'], " | ");
@@ -97,6 +105,10 @@ mod tests {
     #[test]
     fn levels() {
         assert_eq!("Warning".parse(), Ok(Level(tracing::Level::WARN)));
-        assert!("loud".parse::<Level>().is_err_and(|e| e.to_string() == "not a valid logrus Level: \"loud\""));
+        assert!(
+            "loud"
+                .parse::<Level>()
+                .is_err_and(|e| e.to_string() == "not a valid logrus Level: \"loud\"")
+        );
     }
 }

@@ -23,7 +23,11 @@ impl Mtu {
     /// Set by the user.
     #[must_use]
     pub fn fixed(bytes: u32) -> Self {
-        Self { bytes, reason: "set with --mtu".to_owned(), auto: false }
+        Self {
+            bytes,
+            reason: "set with --mtu".to_owned(),
+            auto: false,
+        }
     }
 
     /// From this host's interfaces, as no path is known yet.
@@ -45,7 +49,11 @@ impl Mtu {
             Some((mtu, name)) => (overlay_mtu(mtu), format!("underlay {mtu} on {name}")),
             None => (overlay_mtu(1500), "no underlay yet".to_owned()),
         };
-        Ok(Self { bytes: bytes.max(LOWEST), reason: format!("auto: {from}"), auto: true })
+        Ok(Self {
+            bytes: bytes.max(LOWEST),
+            reason: format!("auto: {from}"),
+            auto: true,
+        })
     }
 
     /// Lowers it if a neighbour needs that; returns whether it changed.
@@ -53,7 +61,9 @@ impl Mtu {
         if !self.auto {
             return false;
         }
-        let original = neighbours.original().map(|peer| (ORIGINAL, format!("{peer} runs Weave Net 2")));
+        let original = neighbours
+            .original()
+            .map(|peer| (ORIGINAL, format!("{peer} runs Weave Net 2")));
         let Some((bytes, from)) = neighbours.narrowest().into_iter().chain(original).min() else {
             return false;
         };
@@ -61,7 +71,11 @@ impl Mtu {
         if bytes >= self.bytes {
             return false;
         }
-        *self = Self { bytes, reason: format!("auto: {from}"), auto: true };
+        *self = Self {
+            bytes,
+            reason: format!("auto: {from}"),
+            auto: true,
+        };
         true
     }
 }

@@ -120,7 +120,11 @@ impl Neighbours {
             (IpAddr::V4(local), IpAddr::V4(remote)) => (local, remote),
             (_, other) => return Err(NoPath::NotIpv4(other)),
         };
-        let tcp_port = if new.outbound { new.ends.1.port() } else { new.our_port };
+        let tcp_port = if new.outbound {
+            new.ends.1.port()
+        } else {
+            new.our_port
+        };
         let port = tcp_port.wrapping_add(1);
         let extra = &new.features.extra;
         let neighbour = Neighbour {
@@ -148,11 +152,6 @@ impl Neighbours {
         self.by_conn.get(&conn)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Neighbour)> {
-        self.by_conn.iter().map(|(conn, neighbour)| (*conn, neighbour))
-    }
-
     /// When [`Neighbours::tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Now> {
@@ -173,7 +172,12 @@ impl Neighbours {
         let Some((conn, neighbour)) = self.by_conn.iter_mut().find(|(_, n)| n.remote == remote) else {
             return Vec::new();
         };
-        neighbour.path.on_heartbeat(now, received).into_iter().map(|action| (*conn, action)).collect()
+        neighbour
+            .path
+            .on_heartbeat(now, received)
+            .into_iter()
+            .map(|action| (*conn, action))
+            .collect()
     }
 
     /// A control message of the overlay came over TCP.
@@ -183,11 +187,17 @@ impl Neighbours {
         };
         // Only one overlay is common: index 0.
         match (index, tag) {
-            (0, heartbeat::CONTROL_ACK) => {
-                neighbour.path.on_ack().into_iter().map(|action| (conn, action)).collect()
-            }
+            (0, heartbeat::CONTROL_ACK) => neighbour
+                .path
+                .on_ack()
+                .into_iter()
+                .map(|action| (conn, action))
+                .collect(),
             (0, heartbeat::CONTROL_IPSEC) => {
-                tracing::warn!("{} wants IPsec, which this version does not have", neighbour.remote);
+                tracing::warn!(
+                    "{} wants IPsec, which this version does not have",
+                    neighbour.remote
+                );
                 Vec::new()
             }
             _ => {
@@ -211,7 +221,9 @@ impl Neighbours {
         match self.sender.send(neighbour.local, remote, neighbour.port, &packet) {
             Ok(()) => neighbour.trouble = None,
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                neighbour.trouble = Some(format!("the path to {remote} is too narrow for an overlay MTU of {mtu}"));
+                neighbour.trouble = Some(format!(
+                    "the path to {remote} is too narrow for an overlay MTU of {mtu}"
+                ));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => neighbour.trouble = Some(format!("cannot send heartbeats to {remote}: {error}")),
@@ -259,7 +271,9 @@ impl Neighbours {
             .values()
             .filter_map(|n| {
                 let way = n.way.as_ref()?;
-                let mtu = overlay_mtu.min(n.remote_mtu.unwrap_or(overlay_mtu)).min(way.mtu.saturating_sub(OVERHEAD));
+                let mtu = overlay_mtu
+                    .min(n.remote_mtu.unwrap_or(overlay_mtu))
+                    .min(way.mtu.saturating_sub(OVERHEAD));
                 let link = Link {
                     remote: n.path.remote(),
                     local: n.local,
@@ -278,7 +292,12 @@ impl Neighbours {
     /// Our underlay addresses in use.
     #[must_use]
     pub fn local_ips(&self) -> Vec<Ipv4Addr> {
-        self.by_conn.values().map(|n| n.local).collect::<BTreeSet<_>>().into_iter().collect()
+        self.by_conn
+            .values()
+            .map(|n| n.local)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Largest inner packet that all paths carry with room for ESP, in bytes; `None` without any.
@@ -287,7 +306,12 @@ impl Neighbours {
         self.by_conn
             .values()
             .filter_map(|n| n.way.as_ref())
-            .map(|way| (overlay_mtu(way.mtu), format!("underlay {} on {}", way.mtu, way.device)))
+            .map(|way| {
+                (
+                    overlay_mtu(way.mtu),
+                    format!("underlay {} on {}", way.mtu, way.device),
+                )
+            })
             .min()
     }
 
@@ -312,11 +336,20 @@ async fn find_way(nl: &Netlink, remote: Ipv4Addr) -> Result<Way, NetError> {
     match underlay::neighbour(nl, path.oif, next_hop).await? {
         Some(neighbour) if neighbour.usable => dst_mac = neighbour.mac,
         // The answer comes as a change.
-        _ => underlay::solicit(nl, path.oif, next_hop).await.unwrap_or_else(|error| {
-            tracing::debug!("{error}: leaving it to the kernel, packet by packet");
-        }),
+        _ => underlay::solicit(nl, path.oif, next_hop)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!("{error}: leaving it to the kernel, packet by packet");
+            }),
     }
-    Ok(Way { ifindex: path.oif, device: path.device, mtu: path.mtu, next_hop, src_mac: path.mac, dst_mac })
+    Ok(Way {
+        ifindex: path.oif,
+        device: path.device,
+        mtu: path.mtu,
+        next_hop,
+        src_mac: path.mac,
+        dst_mac,
+    })
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use weave_common::{Counters, NextHop};
 
-use super::core::{Daemon, OurChannels};
 use super::core::unix_now;
+use super::core::{Daemon, OurChannels};
 use crate::api::report::{self, Connection, FastDatapath, Report, Router, State};
 use crate::ipam::allocator::CHANNEL;
 use crate::mesh::channel::Outlet;
@@ -27,7 +27,9 @@ impl Daemon {
             channels.ipam.as_ref().map(|ipam| ipam.report(out))
         };
         // Reporting sends nothing, so there are no outputs to carry out.
-        let (ipam, _) = self.mesh.with_outlet(now, unix_now(), CHANNEL, &mut self.channels, report);
+        let (ipam, _) = self
+            .mesh
+            .with_outlet(now, unix_now(), CHANNEL, &mut self.channels, report);
         Report {
             ready: true,
             version: crate::VERSION.to_owned(),
@@ -40,7 +42,10 @@ impl Daemon {
     }
 
     fn nickname(&self, name: PeerName) -> String {
-        self.mesh.peer(name).map(|peer| peer.nickname.clone()).unwrap_or_default()
+        self.mesh
+            .peer(name)
+            .map(|peer| peer.nickname.clone())
+            .unwrap_or_default()
     }
 
     fn router(&mut self) -> Router {
@@ -104,19 +109,33 @@ impl Daemon {
     }
 
     fn connections(&self) -> Vec<Connection> {
-        self.mesh.connections_status(self.now()).into_iter().map(|status| self.connection(status)).collect()
+        self.mesh
+            .connections_status(self.now())
+            .into_iter()
+            .map(|status| self.connection(status))
+            .collect()
     }
 
     fn connection(&self, status: ConnectionStatus) -> Connection {
-        let ConnectionStatus { address, outbound, state, error, retry, remote, conn } = status;
+        let ConnectionStatus {
+            address,
+            outbound,
+            state,
+            error,
+            retry,
+            remote,
+            conn,
+        } = status;
         let error = error.unwrap_or_default();
         let (state, info) = match (state, &remote) {
-            (ConnectionState::Established, Some((name, nick))) => {
-                (State::Established, Connection::peer_info(None, "fastdp", &format!("{name}({nick})")))
-            }
-            (ConnectionState::Pending, Some((name, nick))) => {
-                (State::Pending, Connection::peer_info(None, "fastdp", &format!("{name}({nick})")))
-            }
+            (ConnectionState::Established, Some((name, nick))) => (
+                State::Established,
+                Connection::peer_info(None, "fastdp", &format!("{name}({nick})")),
+            ),
+            (ConnectionState::Pending, Some((name, nick))) => (
+                State::Pending,
+                Connection::peer_info(None, "fastdp", &format!("{name}({nick})")),
+            ),
             (ConnectionState::Failed, _) => {
                 let at = match retry {
                     Some(Retry::In(wait)) => Some(SystemTime::now() + wait),
@@ -128,14 +147,23 @@ impl Daemon {
             _ => (State::Connecting, String::new()),
         };
         let attrs = conn.and_then(|conn| self.neighbours.get(conn)).map(|neighbour| {
-            let mut attrs: BTreeMap<String, Value> =
-                [("name".to_owned(), json!("fastdp")), ("mtu".to_owned(), json!(self.mtu.bytes))].into();
+            let mut attrs: BTreeMap<String, Value> = [
+                ("name".to_owned(), json!("fastdp")),
+                ("mtu".to_owned(), json!(self.mtu.bytes)),
+            ]
+            .into();
             if let Some(reason) = neighbour.reason() {
                 attrs.insert("reason".to_owned(), json!(reason));
             }
             attrs
         });
-        Connection { address: address.to_string(), outbound, state, info, attrs }
+        Connection {
+            address: address.to_string(),
+            outbound,
+            state,
+            info,
+            attrs,
+        }
     }
 
     fn macs(&self) -> Vec<report::Mac> {
@@ -150,7 +178,9 @@ impl Daemon {
                     self.mesh.short_id_owner(ShortId::new(entry.peer.into())?)?
                 };
                 let age = Duration::from_secs(clock.wrapping_sub(entry.last_seen_s).into());
-                let seen = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+                let seen = SystemTime::now()
+                    .checked_sub(age)
+                    .unwrap_or(SystemTime::UNIX_EPOCH);
                 Some(report::Mac {
                     mac: mac_text(key.mac),
                     name: owner.to_string(),
@@ -167,20 +197,39 @@ impl Daemon {
         let counters = self.datapath.counters().ok()?;
         let underlays = self.datapath.underlays();
         let xdp = match underlays.values().next() {
-            None => report::Xdp { mode: "off".to_owned(), reason: "no underlay interface in use yet".to_owned() },
-            Some(first) => report::Xdp { mode: first.xdp.mode.to_owned(), reason: first.xdp.reason.clone() },
+            None => report::Xdp {
+                mode: "off".to_owned(),
+                reason: "no underlay interface in use yet".to_owned(),
+            },
+            Some(first) => report::Xdp {
+                mode: first.xdp.mode.to_owned(),
+                reason: first.xdp.reason.clone(),
+            },
         };
         Some(FastDatapath {
             attach: self.datapath.mode().to_string(),
-            program: report::Program { loaded: true, version: crate::VERSION.to_owned() },
+            program: report::Program {
+                loaded: true,
+                version: crate::VERSION.to_owned(),
+            },
             xdp,
-            mtu: report::Overlay { bytes: self.mtu.bytes, reason: self.mtu.reason.clone() },
+            mtu: report::Overlay {
+                bytes: self.mtu.bytes,
+                reason: self.mtu.reason.clone(),
+            },
             underlay: underlays
                 .values()
-                .map(|u| report::Underlay { name: u.name.clone(), mtu: u.mtu })
+                .map(|u| report::Underlay {
+                    name: u.name.clone(),
+                    mtu: u.mtu,
+                })
                 .collect(),
             next_hops: self.next_hops(),
-            counters: Counters::NAMES.iter().map(|n| (*n).to_owned()).zip(counters.values()).collect(),
+            counters: Counters::NAMES
+                .iter()
+                .map(|n| (*n).to_owned())
+                .zip(counters.values())
+                .collect(),
         })
     }
 
@@ -198,8 +247,11 @@ impl Daemon {
                     peer: peer.to_string(),
                     nick_name: self.nickname(peer),
                     via: name_of(hop.via).unwrap_or(peer).to_string(),
-                    address: SocketAddr::from((hop.remote_ip, u16::from_be(hop.port))).to_string(),
-                    interface: underlays.get(&hop.ifindex).map(|u| u.name.clone()).unwrap_or_default(),
+                    address: SocketAddr::from((hop.remote_ip, hop.port)).to_string(),
+                    interface: underlays
+                        .get(&hop.ifindex)
+                        .map(|u| u.name.clone())
+                        .unwrap_or_default(),
                 })
             })
             .collect()

@@ -39,16 +39,32 @@ fn send<T>(answer: Answer<T>, result: Result<T, BackendError>) {
 impl Daemon {
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
-            Request::Allocate { request, id, subnet, is_container, answer } => {
+            Request::Allocate {
+                request,
+                id,
+                subnet,
+                is_container,
+                answer,
+            } => {
                 self.waiting.0.insert(request, Waiter::Allocate(answer));
                 self.with_ipam(|ipam, out| {
                     let subnet = subnet.unwrap_or(ipam.default_subnet());
                     ipam.allocate(out, request, &id, subnet, is_container);
                 });
             }
-            Request::Claim { request, id, cidr, is_container, no_error_on_unknown, answer } => {
+            Request::Claim {
+                request,
+                id,
+                cidr,
+                is_container,
+                no_error_on_unknown,
+                answer,
+            } => {
                 self.waiting.0.insert(request, Waiter::Other(answer));
-                let options = ClaimOptions { is_container, no_error_on_unknown };
+                let options = ClaimOptions {
+                    is_container,
+                    no_error_on_unknown,
+                };
                 self.with_ipam(|ipam, out| ipam.claim(out, request, &id, cidr, options));
             }
             Request::Prime { request, answer } => {
@@ -60,9 +76,16 @@ impl Daemon {
                 self.with_ipam(|ipam, _| ipam.cancel(request));
             }
             Request::Lookup(id, subnet, answer) => {
-                send(answer, self.with_ipam(|ipam, _| ipam.lookup(&id, subnet)).ok_or_else(disabled));
+                send(
+                    answer,
+                    self.with_ipam(|ipam, _| ipam.lookup(&id, subnet))
+                        .ok_or_else(disabled),
+                );
             }
-            Request::Owned(answer) => send(answer, self.with_ipam(|ipam, _| ipam.owned()).ok_or_else(disabled)),
+            Request::Owned(answer) => send(
+                answer,
+                self.with_ipam(|ipam, _| ipam.owned()).ok_or_else(disabled),
+            ),
             Request::Free(id, addr, answer) => {
                 let result = self.with_ipam(|ipam, _| ipam.free(&id, addr));
                 send(answer, result.ok_or_else(disabled).and_then(|r| r.map_err(bad)));
@@ -84,7 +107,10 @@ impl Daemon {
                 send(answer, Ok(()));
             }
             Request::RemovePeer(peer, answer) => {
-                send(answer, Ok(self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer))));
+                send(
+                    answer,
+                    Ok(self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer))),
+                );
             }
             Request::Report(answer) => {
                 let report = self.report();
@@ -105,7 +131,10 @@ impl Daemon {
     pub(super) fn claim_found(&mut self, containers: Vec<(String, Vec<Cidr>)>) {
         for (id, cidrs) in containers {
             for cidr in cidrs {
-                let options = ClaimOptions { is_container: false, no_error_on_unknown: true };
+                let options = ClaimOptions {
+                    is_container: false,
+                    no_error_on_unknown: true,
+                };
                 self.with_ipam(|ipam, out| ipam.claim(out, NOBODY, &id, cidr, options));
             }
         }

@@ -20,14 +20,23 @@ pub async fn remove_all(paths: &Paths, bridge_name: &str) -> anyhow::Result<Vec<
         Err(error) => errors.push(error.to_string()),
     }
     // Links first: without them the programs are gone from foreign interfaces.
-    for dir in [paths.bpf.join("links"), paths.bpf.clone(), paths.data.clone(), paths.run.clone()] {
+    for dir in [
+        paths.bpf.join("links"),
+        paths.bpf.clone(),
+        paths.data.clone(),
+        paths.run.clone(),
+    ] {
         match remove_dir(&dir) {
             Ok(true) => removed.push(dir.display().to_string()),
             Ok(false) => {}
             Err(error) => errors.push(format!("cannot remove {}: {error}", dir.display())),
         }
     }
-    if errors.is_empty() { Ok(removed) } else { Err(anyhow!(errors.join("\n"))) }
+    if errors.is_empty() {
+        Ok(removed)
+    } else {
+        Err(anyhow!(errors.join("\n")))
+    }
 }
 
 /// Removes a directory of ours. A mount point or an otherwise busy one is only emptied.

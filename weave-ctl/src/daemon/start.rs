@@ -25,8 +25,8 @@ use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, transport};
-use crate::net::bridge::{self, BridgeConfig};
 use crate::net::Netlink;
+use crate::net::bridge::{self, BridgeConfig};
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::store::Store;
 
@@ -70,9 +70,15 @@ async fn start(options: Options) -> anyhow::Result<()> {
     tracing::info!("Communication between peers is unencrypted.");
 
     let saved_id = saved.short_id.filter(|_| saved.name == Some(name));
-    let short_id = saved_id.or_else(|| ShortId::new(random() & 0xfff)).context("no short ID")?;
+    let short_id = saved_id
+        .or_else(|| ShortId::new(random() & 0xfff))
+        .context("no short ID")?;
     store.save_identity(name, short_id)?;
-    let peers = if options.resume { saved.direct_peers.clone() } else { options.peers.clone() };
+    let peers = if options.resume {
+        saved.direct_peers.clone()
+    } else {
+        options.peers.clone()
+    };
     match options.resume {
         true => tracing::info!("Restart/resume detected - using persisted peer list: {peers:?}"),
         false => tracing::info!("Launch detected - using supplied peer list: {peers:?}"),
@@ -131,17 +137,34 @@ async fn start(options: Options) -> anyhow::Result<()> {
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
 
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(connections::accept(listeners.mesh, events.0.clone(), ours.clone()));
+    tokio::spawn(connections::accept(
+        listeners.mesh,
+        events.0.clone(),
+        ours.clone(),
+    ));
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels { ipam };
-    let daemon =
-        Daemon::new(Parts { options, name, mesh, channels, store, datapath, nl, ours, mtu, events })?;
+    let daemon = Daemon::new(Parts {
+        options,
+        name,
+        mesh,
+        channels,
+        store,
+        datapath,
+        nl,
+        ours,
+        mtu,
+        events,
+    })?;
     let mut daemon_stopped = stopped.clone();
     let running = tokio::spawn(daemon.run(async move {
         let _ = daemon_stopped.wait_for(|stop| *stop).await;
     }));
     let texts = resolved.into_iter().map(|peer| peer.text).collect();
-    handle.connect(texts, true).await.context("cannot set the initial peers")?;
+    handle
+        .connect(texts, true)
+        .await
+        .context("cannot set the initial peers")?;
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -196,7 +219,11 @@ async fn make_devices(
     name: PeerName,
     mtu: &Mtu,
 ) -> anyhow::Result<()> {
-    let config = BridgeConfig { name: options.bridge.clone(), mac: name.to_bytes(), mtu: mtu.bytes };
+    let config = BridgeConfig {
+        name: options.bridge.clone(),
+        mac: name.to_bytes(),
+        mtu: mtu.bytes,
+    };
     let bridge = bridge::ensure(nl, &config).await?;
     let port = options.port.wrapping_add(1);
     let vxlan = format!("vxlan-{port}");
@@ -226,7 +253,10 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Fea
         overlays: Some(vec![FASTDP.to_owned()]),
         extra: BTreeMap::from([
             (FEATURE_MTU.to_owned(), mtu.bytes.to_string()),
-            (FEATURE_IMPLEMENTATION.to_owned(), format!("weave-ctl {}", crate::VERSION)),
+            (
+                FEATURE_IMPLEMENTATION.to_owned(),
+                format!("weave-ctl {}", crate::VERSION),
+            ),
         ]),
     }
 }

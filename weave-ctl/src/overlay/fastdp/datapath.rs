@@ -136,7 +136,7 @@ impl Datapath {
         self.vxlans.insert(port, ifindex);
         self.config.ports = [0; MAX_PORTS];
         for (slot, port) in self.config.ports.iter_mut().zip(self.vxlans.keys()) {
-            *slot = port.to_be();
+            *slot = *port;
         }
         self.write_config()
     }
