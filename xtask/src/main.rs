@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => ebpf::build().map(drop),
         Task::Demo { built } => demo::run(built),
         Task::Lab { task } => lab::run(task),
-        Task::Test => test::run(),
+        Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
         Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),

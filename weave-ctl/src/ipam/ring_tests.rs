@@ -296,9 +296,12 @@ fn merge_compares_seeds_before_ranges() {
     );
 }
 
+/// Our entries, theirs, the result, and whether it counts as a change.
+type Decision<'a> = (&'a [Entry], &'a [Entry], &'a [Entry], bool);
+
 #[test]
 fn merge_decisions() {
-    let cases: &[(&[Entry], &[Entry], &[Entry], bool)] = &[
+    let cases: &[Decision<'_>] = &[
         // Ours is newer.
         (
             &[entry(0, 2, 5, 1)],

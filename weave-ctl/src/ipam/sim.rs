@@ -102,6 +102,19 @@ struct Node {
     asked: HashMap<RequestId, Asked>,
 }
 
+/// How the peers come by their first ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Seeds,
+    Guess,
+    Count,
+    Observers,
+}
+
+impl Style {
+    const ALL: [Self; 4] = [Self::Seeds, Self::Guess, Self::Count, Self::Observers];
+}
+
 /// The network and all that is on it.
 struct World {
     seed: u64,
@@ -115,6 +128,10 @@ struct World {
     next_request: RequestId,
     /// Loss, reordering, duplication, crashes.
     chaos: bool,
+    /// Probability of a crash at each of the two moments of a step.
+    crash: f64,
+    /// Probability that a draw of that event divides the network anew.
+    split: f64,
     answered: usize,
 }
 
@@ -122,16 +139,24 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let count = rng.random_range(2..=if seed.is_multiple_of(10) { 20 } else { 6 });
-        let universe: Cidr = ["10.2.0.0/24", "10.2.0.0/22", "10.2.0.0/26"][rng.random_range(0..3)]
-            .parse()
-            .unwrap();
-        let style = rng.random_range(0..4);
+        let universe = ["10.2.0.0/24", "10.2.0.0/22", "10.2.0.0/26"][rng.random_range(0..3)];
+        let style = Style::ALL[rng.random_range(0..4)];
+        Self::build(seed, count, style, universe)
+    }
+
+    fn build(seed: u64, count: usize, style: Style, universe: &str) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let universe: Cidr = universe.parse().unwrap();
         let seeds: Vec<PeerName> = (0..rng.random_range(1..=count)).map(peer).collect();
-        let electors = if style == 3 { count.div_ceil(2) } else { count };
+        let electors = if style == Style::Observers {
+            count.div_ceil(2)
+        } else {
+            count
+        };
         let nodes = (0..count).map(|index| {
             let mode = match style {
-                0 => InitMode::Seed(seeds.clone()),
-                1 => InitMode::Consensus(None),
+                Style::Seeds => InitMode::Seed(seeds.clone()),
+                Style::Guess => InitMode::Consensus(None),
                 _ if index < electors => InitMode::Consensus(Some(electors)),
                 _ => InitMode::Observer,
             };
@@ -164,6 +189,8 @@ impl World {
             universe,
             next_request: 0,
             chaos: true,
+            crash: 0.004,
+            split: 0.3,
             answered: 0,
         };
         (0..count).for_each(|n| world.start(n));
@@ -232,14 +259,14 @@ impl World {
         }
         let dirty = allocator.take_dirty();
         let replies = allocator.take_replies();
-        if self.chaos && self.rng.random_bool(0.004) {
+        if self.chaos && self.rng.random_bool(self.crash) {
             return self.stop(n, Life::Down);
         }
         if dirty.is_some() {
             self.nodes[n].disk = dirty;
             self.check_disks(n);
         }
-        if self.chaos && self.rng.random_bool(0.004) {
+        if self.chaos && self.rng.random_bool(self.crash) {
             return self.stop(n, Life::Down);
         }
         for (request, reply) in replies {
@@ -347,9 +374,12 @@ impl World {
     }
 
     fn ask(&mut self, n: usize, asked: Asked) {
-        if self.nodes[n].life != Life::Up || self.nodes[n].asked.len() >= 4 {
-            return;
+        if self.nodes[n].life == Life::Up && self.nodes[n].asked.len() < 4 {
+            self.ask_more(n, asked);
         }
+    }
+
+    fn ask_more(&mut self, n: usize, asked: Asked) {
         self.next_request += 1;
         let (request, universe) = (self.next_request, self.universe);
         self.nodes[n].asked.insert(request, asked.clone());
@@ -396,7 +426,7 @@ impl World {
             15..17 => self.send_state(n, Kind::Gossip),
             17 if self.rng.random_bool(0.2) => self.stop_if_up(n),
             18..22 => self.start(n),
-            22 if self.rng.random_bool(0.3) => {
+            22 if self.rng.random_bool(self.split) => {
                 let parts = self.rng.random_range(1..=2);
                 for n in 0..self.nodes.len() {
                     self.nodes[n].group = self.rng.random_range(0..parts);
@@ -549,9 +579,58 @@ fn run(seed: u64) -> usize {
 
 #[test]
 fn no_address_is_handed_out_twice_and_everyone_is_served() {
-    let answered: usize = (0..100).map(run).sum();
+    let answered: usize = (0..60).map(run).sum();
     assert!(
-        answered > 3000,
+        answered > 2000,
         "the simulation has hardly done anything: {answered}"
+    );
+}
+
+/// The first minutes of a network on which everything crashes: still there is one ring.
+#[test]
+fn one_ring_in_spite_of_crashes() {
+    for seed in 0..400 {
+        let count = 3 + (seed % 3) as usize;
+        let mut world = World::build(seed, count, Style::Count, "10.2.0.0/24");
+        world.crash = 0.05;
+        world.split = 1.0;
+        for _ in 0..200 {
+            world.random_event();
+        }
+        world.settle("start");
+    }
+}
+
+/// More is asked for than there is: every usable address is handed out, and those that go without do not
+/// keep asking each other at the speed of the network.
+#[test]
+fn exhausted_space() {
+    let mut world = World::build(3, 5, Style::Seeds, "10.2.0.0/26");
+    world.chaos = false;
+    let want = world.universe.size() as usize;
+    for index in 0..want {
+        for n in 0..world.nodes.len() {
+            world.ask_more(n, Asked::Allocate(format!("c{n}.{index}")));
+        }
+    }
+    let mut deliveries = 0;
+    for _ in 0..40 {
+        deliveries = 0;
+        world.now += Duration::from_secs(5);
+        for n in world.up() {
+            world.tick(n);
+            world.send_state(n, Kind::Gossip);
+        }
+        while !world.mail.is_empty() {
+            world.deliver(0);
+            deliveries += 1;
+            assert!(deliveries < 20_000, "a storm of messages");
+        }
+    }
+    assert_eq!(world.users.len() as u64, world.universe.size() - 2);
+    let nodes = world.nodes.len();
+    assert!(
+        deliveries <= 6 * nodes * nodes,
+        "{deliveries} messages in 5 s among {nodes}"
     );
 }

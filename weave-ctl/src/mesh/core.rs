@@ -484,3 +484,7 @@ impl Mesh {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

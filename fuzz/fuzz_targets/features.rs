@@ -1,0 +1,4 @@
+//! A features map.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weave_ctl::mesh::fuzzing::features(data));

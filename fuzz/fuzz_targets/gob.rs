@@ -1,0 +1,4 @@
+//! Any gob stream.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weave_ctl::mesh::fuzzing::gob(data));

@@ -1,0 +1,4 @@
+//! A topology payload.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weave_ctl::mesh::fuzzing::topology(data));

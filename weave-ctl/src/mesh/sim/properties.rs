@@ -1,0 +1,291 @@
+//! What holds for every seed.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use super::super::channel::Channels;
+use super::toy::{self, TOY, Toy};
+use super::{Settings, World, name, unix};
+
+fn settings(seed: u64, peers: usize) -> Settings {
+    Settings {
+        seed,
+        peers,
+        discovery: true,
+        conn_limit: 0,
+        same_short_id: false,
+    }
+}
+
+/// A random tree plus some more links, all dialled as direct peers.
+fn sparse(world: &mut World) {
+    let mut order: Vec<usize> = (0..world.nodes.len()).collect();
+    order.shuffle(&mut world.rng);
+    for i in 1..order.len() {
+        let mut to = vec![order[world.rng.random_range(0..i)]];
+        if world.rng.random_range(0..3) == 0 {
+            to.push(order[world.rng.random_range(0..i)]);
+        }
+        world.connect(order[i], &to);
+    }
+}
+
+/// Everybody is told one other peer; discovery does the rest.
+fn joined(settings: Settings) -> World {
+    let mut world = World::new(settings);
+    for node in 1..world.nodes.len() {
+        let to = world.rng.random_range(0..node);
+        world.connect(node, &[to]);
+    }
+    world
+}
+
+#[test]
+fn discovery_makes_a_full_mesh() {
+    for (seed, peers) in (0..12).map(|s| (s, 2 + s as usize)).chain([(100, 25)]) {
+        let mut world = joined(settings(seed, peers));
+        world.until("a full mesh", 120, World::full_mesh);
+        assert!(
+            !world.closed.keys().any(|reason| reason.contains("keep up")),
+            "{:?}",
+            world.closed
+        );
+    }
+}
+
+/// The cold start of a full mesh is several gigabytes of gossip.
+#[test]
+#[ignore = "minutes without optimisation: cargo test --release -- --ignored"]
+fn a_hundred_peers() {
+    let mut world = joined(settings(1, 100));
+    let took = world.until("a full mesh of 100", 120, World::full_mesh);
+    println!(
+        "{took:?} simulated, {} events, {} MB",
+        world.handled,
+        world.bytes >> 20
+    );
+}
+
+#[test]
+fn sparse_meshes_without_discovery() {
+    for (seed, peers) in (0..20).map(|s| (s, 3 + s as usize)).chain([(50, 100)]) {
+        let mut world = World::new(Settings {
+            discovery: false,
+            ..settings(seed, peers)
+        });
+        sparse(&mut world);
+        world.until("a sparse mesh", 120, World::settled);
+    }
+}
+
+#[test]
+fn a_connection_limit_is_kept_and_relaying_works() {
+    for seed in 0..6 {
+        let mut world = World::new(Settings {
+            conn_limit: 5,
+            ..settings(seed, 16)
+        });
+        // A ring: whoever comes first cannot shut out the others by filling up among themselves.
+        for node in 0..16 {
+            world.connect(node, &[(node + 1) % 16]);
+        }
+        world.until("a limited mesh", 300, World::settled);
+        for node in &world.nodes {
+            assert!(node.mesh.own().unwrap().connections.len() <= 5);
+        }
+    }
+}
+
+#[test]
+fn equal_short_ids_become_unique() {
+    for seed in 0..6 {
+        let mut world = joined(Settings {
+            same_short_id: true,
+            ..settings(seed, 12)
+        });
+        world.until("unique short IDs", 120, World::full_mesh);
+    }
+}
+
+#[test]
+fn restarted_peers_are_believed_again() {
+    for seed in 0..8 {
+        let mut world = joined(settings(seed, 8));
+        world.until("a full mesh", 120, World::full_mesh);
+        for round in 0..3 {
+            let node = world.rng.random_range(0..8);
+            world.crash(node);
+            if world.rng.random() {
+                world.run(world.settings.seed % 7);
+            }
+            world.restart(node, &[(node + 1 + round) % 8]);
+        }
+        world.until("a full mesh after restarts", 600, World::full_mesh);
+    }
+}
+
+#[test]
+fn dead_peers_are_forgotten_by_all() {
+    for seed in 0..6 {
+        let mut world = joined(settings(seed, 9));
+        for node in &mut world.nodes {
+            node.toys.toy = Some(Toy::default());
+        }
+        world.until("a full mesh", 120, World::full_mesh);
+        world.crash(3);
+        world.crash(7);
+        world.until("two fewer", 60, World::full_mesh);
+        for node in world.nodes.iter().filter(|n| n.up) {
+            let gone: BTreeSet<_> = node.toys.toy.as_ref().unwrap().gone.iter().copied().collect();
+            assert!(
+                gone.contains(&name(3)) && gone.contains(&name(7)),
+                "channels are told: {gone:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn partitions_heal() {
+    for seed in 0..6 {
+        let mut world = joined(settings(seed, 10));
+        world.until("a full mesh", 120, World::full_mesh);
+        world.partition(|n| n % 2);
+        for half in 0..2 {
+            let group: Vec<usize> = (0..10).filter(|n| n % 2 == half).collect();
+            world.until("one half", 120, |w| w.settled_among(&group));
+        }
+        world.run(seed * 20);
+        world.partition(|_| 0);
+        // Only direct peers are dialled across: nobody else is remembered.
+        world.until("a healed mesh", 900, World::full_mesh);
+    }
+}
+
+#[test]
+fn unicasts_arrive_once_and_broadcasts_everywhere_through_peers_without_the_channel() {
+    for seed in 0..10 {
+        let peers = 14;
+        let mut world = World::new(Settings {
+            discovery: false,
+            ..settings(seed, peers)
+        });
+        for n in (0..peers).filter(|n| n % 3 != 2) {
+            world.nodes[n].toys.toy = Some(Toy::default());
+        }
+        sparse(&mut world);
+        world.until("a sparse mesh", 120, World::settled);
+        let with_toy: Vec<usize> = (0..peers)
+            .filter(|n| world.nodes[*n].toys.toy.is_some())
+            .collect();
+        for &from in &with_toy {
+            for &to in with_toy.iter().filter(|to| **to != from) {
+                act(&mut world, from, |out| {
+                    out.unicast(name(to), vec![from as u8, to as u8]).unwrap()
+                });
+            }
+            act(&mut world, from, |out| out.broadcast(toy::data([from as u64])));
+        }
+        world.run(5);
+        for &here in &with_toy {
+            let toy = world.nodes[here].toys.toy.as_mut().unwrap();
+            toy.unicasts.sort();
+            toy.broadcasts.sort();
+            let others = with_toy.iter().filter(|n| **n != here);
+            let unicasts: Vec<_> = others
+                .clone()
+                .map(|n| (name(*n), vec![*n as u8, here as u8]))
+                .collect();
+            let broadcasts: Vec<_> = others
+                .map(|n| (name(*n), (*n as u64).to_be_bytes().to_vec()))
+                .collect();
+            assert_eq!(toy.unicasts, unicasts, "seed {seed}, at {here}");
+            assert_eq!(toy.broadcasts, broadcasts, "seed {seed}, at {here}");
+        }
+    }
+}
+
+#[test]
+fn gossip_reaches_everybody_through_peers_without_the_channel() {
+    for seed in 0..6 {
+        let peers = 12;
+        let mut world = World::new(Settings {
+            discovery: false,
+            ..settings(seed, peers)
+        });
+        // A line, in which every second peer only relays.
+        for n in 1..peers {
+            world.connect(n, &[n - 1]);
+        }
+        world.until("a line", 120, World::settled);
+        for n in (0..peers).step_by(2) {
+            world.nodes[n].toys.toy = Some(Toy {
+                numbers: BTreeSet::from([n as u64]),
+                ..Toy::default()
+            });
+        }
+        world.until("all numbers everywhere", 600, |w| {
+            let full = |t: &Toy| t.numbers.len() == peers / 2;
+            let lagging = w
+                .nodes
+                .iter()
+                .filter_map(|n| n.toys.toy.as_ref())
+                .filter(|t| !full(t))
+                .count();
+            if lagging == 0 {
+                Ok(())
+            } else {
+                Err(format!("{lagging} do not know all"))
+            }
+        });
+    }
+}
+
+#[test]
+fn a_channel_that_rejects_closes_the_connection_and_says_why() {
+    let mut world = World::new(settings(3, 2));
+    for node in &mut world.nodes {
+        node.toys.toy = Some(Toy::default());
+    }
+    world.connect(0, &[1]);
+    world.until("a pair", 60, World::full_mesh);
+    let poison = u64::from_be_bytes(toy::POISON.try_into().unwrap());
+    world.nodes[1].toys.toy.as_mut().unwrap().numbers.insert(poison);
+    world.until("a reason", 60, |w| {
+        let status = w.nodes[0].mesh.connections_status(w.now);
+        let found = status
+            .iter()
+            .any(|s| s.error.as_deref() == Some("the toy is broken"));
+        if found { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut world = joined(settings(42, 10));
+        world.run(60);
+        (
+            world.handled,
+            world.bytes,
+            world
+                .nodes
+                .iter()
+                .map(|n| n.mesh.own().cloned())
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(run(), run());
+}
+
+fn act(world: &mut World, node: usize, what: impl FnOnce(&mut dyn super::super::channel::Outlet)) {
+    let now = world.now;
+    let entry = &mut world.nodes[node];
+    assert_eq!(entry.toys.names(), [TOY]);
+    let ((), outputs) = entry
+        .mesh
+        .with_outlet(now, unix(now), TOY, &mut entry.toys, |_, out| what(out));
+    world.carry_out(node, outputs);
+}
