@@ -33,7 +33,7 @@ use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::fastdp::heartbeat::{Action, CONTROL_ACK, Received};
 use crate::overlay::fastdp::maps;
 use crate::overlay::forwarding::{Forwarding, View};
-use crate::store::Store;
+use crate::store::{Identity, Store};
 
 /// Events handled in one turn at most, so that answers and saving do not wait for ever.
 const BATCH: usize = 256;
@@ -536,7 +536,10 @@ impl Daemon {
                 Output::OwnShortIdChanged(id) => {
                     tracing::info!("our short ID is now {}", id.get());
                     self.datapath.set_short_id(id.get())?;
-                    self.store.save_identity(self.name, id)?;
+                    self.store.save_identity(&Identity {
+                        name: self.name,
+                        short_id: Some(id),
+                    })?;
                     self.tell_features(|features| features.short_id = Some(id));
                     self.tables_stale = true;
                 }

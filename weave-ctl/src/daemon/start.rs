@@ -2,6 +2,7 @@
 //! made is taken away again when a later step fails.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +29,7 @@ use crate::mesh::{Now, transport};
 use crate::net::Netlink;
 use crate::net::bridge::{self, BridgeConfig};
 use crate::overlay::fastdp::datapath::Datapath;
-use crate::store::Store;
+use crate::store::{Identity, Store};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM.
 pub fn run(options: Options, level: super::Level) -> anyhow::Result<()> {
@@ -41,16 +42,6 @@ pub fn run(options: Options, level: super::Level) -> anyhow::Result<()> {
     runtime.block_on(start(options))
 }
 
-/// A random number that is not zero.
-fn random() -> u64 {
-    loop {
-        let number = rand::random();
-        if number != 0 {
-            return number;
-        }
-    }
-}
-
 struct Listeners {
     mesh: TcpListener,
     http: [Option<Listener>; 3],
@@ -59,23 +50,40 @@ struct Listeners {
 async fn start(options: Options) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
-    let store = Store::open(&options.paths.store())?;
+    let store = Store::open(options.paths.store())?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
     let saved = store.load()?;
-    let bridge_mac = existing.as_ref().and_then(|link| link.mac);
-    let name = identity::choose(options.name, saved.name, bridge_mac)?;
-    let nickname = options.nickname.clone().map_or_else(identity::host_name, Ok)?;
+    let root = Path::new("/");
+    let sources = identity::Sources {
+        given: options.name,
+        persisted: saved.identity.map(|known| known.name),
+        bridge: existing.as_ref().and_then(|link| link.mac),
+        root,
+        host_root: root,
+    };
+    let name = identity::peer_name(&sources, &mut rand::rng())?;
+    let nickname = options
+        .nickname
+        .clone()
+        .unwrap_or_else(|| identity::default_nickname(name));
     tracing::info!("Our name is {name}({nickname})");
     tracing::info!("Communication between peers is unencrypted.");
 
-    let saved_id = saved.short_id.filter(|_| saved.name == Some(name));
-    let short_id = saved_id
-        .or_else(|| ShortId::new(random() & 0xfff))
+    // The short ID we had before: our kernel and other peers may still be using it.
+    let before = saved
+        .identity
+        .filter(|known| known.name == name)
+        .and_then(|known| known.short_id);
+    let short_id = before
+        .or_else(|| ShortId::new(rand::random_range(0..ShortId::COUNT as u64)))
         .context("no short ID")?;
-    store.save_identity(name, short_id)?;
+    store.save_identity(&Identity {
+        name,
+        short_id: Some(short_id),
+    })?;
     let peers = if options.resume {
-        saved.direct_peers.clone()
+        saved.direct_peers.clone().unwrap_or_default()
     } else {
         options.peers.clone()
     };
@@ -115,7 +123,7 @@ async fn start(options: Options) -> anyhow::Result<()> {
             port: options.port,
             conn_limit: options.conn_limit,
             discovery: options.discovery,
-            seed: random(),
+            seed: rand::random(),
         },
         Now::ZERO,
     );
@@ -127,7 +135,7 @@ async fn start(options: Options) -> anyhow::Result<()> {
             universe: ipam.range,
             default_subnet: ipam.default_subnet,
             mode: ipam.mode.clone(),
-            seed: random(),
+            seed: rand::random(),
         };
         Allocator::new(config, saved.ipam)
     });
@@ -246,7 +254,7 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Fea
     Features {
         name,
         nickname: nickname.to_owned(),
-        uid: random(),
+        uid: identity::new_uid(&mut rand::rng()),
         conn_id: 0,
         short_id: Some(short_id),
         trusted: false,
