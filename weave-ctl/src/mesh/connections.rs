@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::core::{Call, GARBAGE_DELAY, HEARTBEAT, Introduction, Mesh, Output};
+use super::core::{Call, HEARTBEAT, Introduction, Mesh, Output};
 use super::gossip::TOPOLOGY;
 use super::name::PeerName;
 use super::peers::MAX_PEERS;
@@ -60,7 +60,6 @@ impl Mesh {
         }
         if let Err(refusal) = verdict {
             self.refuse(call.now, conn, dialled, &refusal);
-            self.timers.garbage.get_or_insert(call.now + GARBAGE_DELAY);
             return;
         }
         tracing::info!(conn, %remote, outbound = intro.outbound, "connection added");

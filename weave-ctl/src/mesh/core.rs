@@ -484,7 +484,3 @@ impl Mesh {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "core_tests.rs"]
-mod tests;

@@ -479,7 +479,7 @@ impl Mesh {
     pub fn poll_send(&mut self, conn: ConnId, unix_now: i64, channels: &mut dyn Channels) -> Option<Vec<u8>> {
         loop {
             let connection = self.conns.get_mut(&conn)?;
-            let Some(next) = connection.queue.pop() else {
+            let Some(next) = connection.queue.next() else {
                 connection.queue.announced = false;
                 return None;
             };

@@ -18,8 +18,6 @@ pub mod peers;
 pub mod queue;
 pub mod routes;
 pub mod short_ids;
-#[cfg(test)]
-mod sim;
 pub mod status;
 pub mod summary;
 pub mod surrogate;

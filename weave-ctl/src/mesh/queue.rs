@@ -156,7 +156,7 @@ impl Queue {
     }
 
     /// Takes the next thing to send: messages and slots by turns, each slot in its turn.
-    pub fn pop(&mut self) -> Option<Next> {
+    pub fn next(&mut self) -> Option<Next> {
         if std::mem::take(&mut self.heartbeat) {
             return Some(Next::Heartbeat);
         }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop())
+        std::iter::from_fn(|| queue.next())
             .map(|next| match next {
                 Next::Body(body) => format!("{body:?}"),
                 Next::Heartbeat => "heartbeat".to_owned(),

@@ -82,16 +82,7 @@ impl Routes {
     /// Do data frames take the same ways in both?
     #[must_use]
     pub fn same_for_data(&self, other: &Self) -> bool {
-        self.data_edges().eq(other.data_edges())
-    }
-
-    fn data_edges(&self) -> impl Iterator<Item = (Option<&PeerName>, Option<&PeerName>)> {
-        let ends = |(from, list): (usize, &'_ Vec<u32>)| {
-            let from = self.names.get(from);
-            let to: Vec<_> = list.iter().map(|to| self.names.get(*to as usize)).collect();
-            to.into_iter().map(move |to| (from, to))
-        };
-        self.established.iter().enumerate().flat_map(ends)
+        self.names == other.names && self.established == other.established
     }
 
     /// First hop towards a peer; `None` when there is none, or for ourselves.
