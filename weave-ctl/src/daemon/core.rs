@@ -18,8 +18,8 @@ use super::connections::{Connections, OurFeatures};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
 use super::neighbours::{FEATURE_MTU, Neighbours, NewConnection};
-use super::options::Options;
 use super::requests::Waiting;
+use crate::cli::launch::LaunchOptions;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::mesh::channel::{Channel, Channels, Outlet};
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
@@ -71,7 +71,7 @@ impl Channels for OurChannels {
 /// What the loop is made from.
 pub struct Parts {
     /// As launched.
-    pub options: Options,
+    pub options: LaunchOptions,
     /// Our name.
     pub name: PeerName,
     /// The mesh.
@@ -94,7 +94,7 @@ pub struct Parts {
 
 /// The daemon.
 pub struct Daemon {
-    pub(super) options: Options,
+    pub(super) options: LaunchOptions,
     pub(super) name: PeerName,
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
@@ -199,7 +199,7 @@ impl Daemon {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
-        let ring = maps::open_events(&self.options.paths.bpf)?;
+        let ring = maps::open_events(&self.options.paths.bpf_dir)?;
         // SAFETY: the ring owns its descriptor and lives as long as the registration.
         let mut ring = unsafe { AsyncFd::register(Ring(ring)) }
             .map_err(io::Error::from)

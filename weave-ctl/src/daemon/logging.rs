@@ -2,44 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::api::calendar;
-
-/// `--log-level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level(tracing::Level);
-
-/// A text that is no level.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a valid logrus Level: \"{0}\"")]
-pub struct UnknownLevel(String);
-
-impl Default for Level {
-    fn default() -> Self {
-        Self(tracing::Level::INFO)
-    }
-}
-
-impl FromStr for Level {
-    type Err = UnknownLevel;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(match text.to_ascii_lowercase().as_str() {
-            "debug" => tracing::Level::DEBUG,
-            "info" => tracing::Level::INFO,
-            "warn" | "warning" => tracing::Level::WARN,
-            "error" | "fatal" | "panic" => tracing::Level::ERROR,
-            _ => return Err(UnknownLevel(text.to_owned())),
-        }))
-    }
-}
 
 struct Lines;
 
@@ -88,27 +60,12 @@ impl Visit for Fields {
 }
 
 /// Begins to log on standard error.
-pub fn init(level: Level) {
+pub fn init(level: LevelFilter) {
     let subscriber = tracing_subscriber::fmt()
         .event_format(Lines)
         .with_writer(io::stderr)
-        .with_max_level(level.0)
+        .with_max_level(level)
         .finish();
     // A second daemon in one process (tests) keeps the first one's.
     let _ = tracing::subscriber::set_global_default(subscriber);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels() {
-        assert_eq!("Warning".parse(), Ok(Level(tracing::Level::WARN)));
-        assert!(
-            "loud"
-                .parse::<Level>()
-                .is_err_and(|e| e.to_string() == "not a valid logrus Level: \"loud\"")
-        );
-    }
 }

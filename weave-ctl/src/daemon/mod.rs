@@ -7,12 +7,8 @@ mod handle;
 mod logging;
 mod mtu;
 mod neighbours;
-pub mod options;
 mod report;
 mod requests;
-pub mod reset;
 mod start;
 
-pub use logging::Level;
-pub use options::Options;
 pub use start::run;

@@ -11,15 +11,15 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::connections;
 use super::core::{Daemon, OurChannels, Parts};
 use super::event::Events;
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
 use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
-use super::options::Options;
-use super::{connections, reset};
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
+use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
 use crate::identity;
 use crate::ipam::allocator::{self, Allocator};
 use crate::mesh::core::{self, Mesh};
@@ -32,8 +32,8 @@ use crate::overlay::fastdp::datapath::Datapath;
 use crate::store::{Identity, Store};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM.
-pub fn run(options: Options, level: super::Level) -> anyhow::Result<()> {
-    super::logging::init(level);
+pub fn run(options: LaunchOptions) -> anyhow::Result<()> {
+    super::logging::init(options.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -42,15 +42,18 @@ pub fn run(options: Options, level: super::Level) -> anyhow::Result<()> {
     runtime.block_on(start(options))
 }
 
+/// File of the persistent state.
+const STORE: &str = "weave.redb";
+
 struct Listeners {
     mesh: TcpListener,
     http: [Option<Listener>; 3],
 }
 
-async fn start(options: Options) -> anyhow::Result<()> {
+async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
-    let store = Store::open(options.paths.store())?;
+    let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
     let saved = store.load()?;
@@ -63,10 +66,7 @@ async fn start(options: Options) -> anyhow::Result<()> {
         host_root: root,
     };
     let name = identity::peer_name(&sources, &mut rand::rng())?;
-    let nickname = options
-        .nickname
-        .clone()
-        .unwrap_or_else(|| identity::default_nickname(name));
+    let nickname = options.nickname.clone();
     tracing::info!("Our name is {name}({nickname})");
     tracing::info!("Communication between peers is unencrypted.");
 
@@ -96,10 +96,10 @@ async fn start(options: Options) -> anyhow::Result<()> {
         bail!(bad.join("\n"));
     }
     let listeners = listen(&options).await?;
-    let mut datapath = Datapath::load(&options.paths.bpf, options.xdp)?;
+    let mut datapath = Datapath::load(&options.paths.bpf_dir, options.xdp)?;
     let mtu = match options.mtu {
-        Some(bytes) => Mtu::fixed(bytes),
-        None => Mtu::auto(&nl, &options.bridge).await?,
+        MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
+        MtuOption::Auto => Mtu::auto(&nl, &options.bridge).await?,
     };
 
     if let Err(error) = make_devices(&options, &nl, &mut datapath, name, &mtu).await {
@@ -134,7 +134,7 @@ async fn start(options: Options) -> anyhow::Result<()> {
             uid,
             universe: ipam.range,
             default_subnet: ipam.default_subnet,
-            mode: ipam.mode.clone(),
+            mode: ipam.init.clone(),
             seed: rand::random(),
         };
         Allocator::new(config, saved.ipam)
@@ -199,7 +199,7 @@ async fn start(options: Options) -> anyhow::Result<()> {
     result.context("the daemon's loop has failed")?
 }
 
-async fn listen(options: &Options) -> anyhow::Result<Listeners> {
+async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
     let mesh = transport::listen(options.host, options.port).with_context(|| {
         format!(
             "cannot listen for peers on TCP port {}: is another weave running on this host? Choose another \
@@ -221,7 +221,7 @@ async fn listen(options: &Options) -> anyhow::Result<Listeners> {
 }
 
 async fn make_devices(
-    options: &Options,
+    options: &LaunchOptions,
     nl: &Netlink,
     datapath: &mut Datapath,
     name: PeerName,
@@ -241,12 +241,13 @@ async fn make_devices(
 }
 
 /// After a failed first start nothing of ours may stay. State files may: they hold our name.
-async fn take_away(options: &Options, nl: &Netlink) {
+async fn take_away(options: &LaunchOptions, nl: &Netlink) {
     if let Err(error) = bridge::delete_all(nl, &options.bridge).await {
         tracing::warn!("{error}");
     }
-    if let Err(error) = reset::remove_dir(&options.paths.bpf) {
-        tracing::warn!("cannot remove {}: {error}", options.paths.bpf.display());
+    let pins = &options.paths.bpf_dir;
+    if let Err(error) = std::fs::remove_dir_all(pins) {
+        tracing::warn!("cannot remove {}: {error}", pins.display());
     }
 }
 

@@ -78,13 +78,9 @@ fn run_here(options: LaunchOptions) -> Outcome {
         // All paths are absolute by now; do not keep a file system busy.
         let _ = std::env::set_current_dir("/");
     }
-    let ended = run_daemon(options);
+    let ended = crate::daemon::run(options);
     drop(lock);
     ended.map_err(|e| Failure::new(1, format!("FATA: {e:#}")))
-}
-
-fn run_daemon(options: LaunchOptions) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no daemon for {}", options.nickname)
 }
 
 /// The allocation range and the host's routes (cli.md 4.3, step 7).
