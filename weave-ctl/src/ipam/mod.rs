@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod allocator;
+#[cfg(test)]
+mod allocator_tests;
 mod merge;
 pub mod message;
 pub mod mode;
