@@ -4,6 +4,8 @@ pub mod address;
 pub mod allocator;
 #[cfg(test)]
 mod allocator_tests;
+mod containers;
+pub mod gossip;
 mod merge;
 pub mod message;
 pub mod mode;
