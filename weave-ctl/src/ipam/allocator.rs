@@ -24,6 +24,9 @@ use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
+/// Name of the mesh channel.
+pub const CHANNEL: &str = "IPallocation";
+
 /// What an allocator is told at start.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::address::{Address, Cidr};
-use super::allocator::{Allocator, Config, Persisted};
+use super::allocator::{Allocator, CHANNEL, Config, Persisted};
 use super::message::{State, Unicast};
 use super::mode::InitMode;
 use super::operations::{ANONYMOUS, ClaimOptions, MAX_PENDING, Reply};
@@ -658,7 +658,7 @@ fn captured_peers() {
                 Ok(Some(Message::Unicast { envelope, .. })) => (2, envelope),
                 _ => continue,
             };
-            if envelope.channel != "IPallocation" {
+            if envelope.channel != CHANNEL {
                 continue;
             }
             counts[kind] += 1;

@@ -13,9 +13,6 @@ use super::ring::{MAX_ENTRIES, Ring, RingError};
 use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected};
 use crate::mesh::name::PeerName;
 
-/// Name of the mesh channel.
-pub const CHANNEL: &str = "IPallocation";
-
 /// Queued gossip: encoded from the allocator's state when it is sent.
 struct CurrentState;
 

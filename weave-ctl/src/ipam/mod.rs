@@ -5,7 +5,7 @@ pub mod allocator;
 #[cfg(test)]
 mod allocator_tests;
 mod containers;
-pub mod gossip;
+mod gossip;
 mod merge;
 pub mod message;
 pub mod mode;
