@@ -45,7 +45,7 @@ fn a_port_is_taken() {
         let host = lab.host(1)?;
         for (bind, port) in [("0.0.0.0:6783", "6783"), ("127.0.0.1:6784", "6784")] {
             let taken = netns::inside(host.netns(), || Ok(TcpListener::bind(bind)?))?;
-            refused(host, host.weave(&["launch", "--name", "1"])?, &[port])?;
+            refused(host, host.weave(&["launch", "--name", "::1"])?, &[port])?;
             drop(taken);
         }
         host.launch(&[])
@@ -83,12 +83,12 @@ fn a_password_is_never_ignored() {
         let host = lab.host(1)?;
         refused(
             host,
-            host.weave(&["launch", "--name", "1", "--password", "secret"])?,
+            host.weave(&["launch", "--name", "::1", "--password", "secret"])?,
             &["password"],
         )?;
         let mut command = host.command("weave-ctl")?;
         command
-            .args(["launch", "--name", "1"])
+            .args(["launch", "--name", "::1"])
             .env("WEAVE_PASSWORD", "secret");
         refused(host, run(&mut command, LIMIT)?, &["password"])
     });
@@ -99,14 +99,14 @@ fn the_default_range_overlaps_a_route() {
     Plan::mesh(1).test("overlap", |lab: &Lab| {
         let host = lab.host(1)?;
         netns::ip(&["-n", host.netns(), "route", "add", "10.33.0.0/16", "dev", "eth0"])?;
-        let output = host.weave(&["launch", "--name", "1"])?;
+        let output = host.weave(&["launch", "--name", "::1"])?;
         refused(
             host,
             output,
             &["ERROR: Default --ipalloc-range 10.32.0.0/12 overlaps with existing route on host."],
         )?;
         // A range that was asked for is taken, with a warning.
-        let output = host.weave(&["launch", "--name", "1", "--ipalloc-range", "10.32.0.0/12"])?;
+        let output = host.weave(&["launch", "--name", "::1", "--ipalloc-range", "10.32.0.0/12"])?;
         ensure!(output.success() && output.stderr.contains("WARNING:"), "{output}");
         Ok(())
     });
@@ -128,7 +128,7 @@ fn not_root() {
         command
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
             .arg(&copy)
-            .args(["launch", "--name", "1"]);
+            .args(["launch", "--name", "::1"]);
         refused(host, run(&mut command, LIMIT)?, &["root"])
     });
 }

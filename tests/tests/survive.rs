@@ -224,7 +224,7 @@ fn foreground_tells_systemd_and_ends_on_sigterm() {
         socket.set_read_timeout(Some(LIMIT))?;
         let mut command = host.command("weave-ctl")?;
         command
-            .args(["launch", "--foreground", "--name", "1", "--nickname", "h1"])
+            .args(["launch", "--foreground", "--name", "::1", "--nickname", "h1"])
             .env("NOTIFY_SOCKET", &path);
         let daemon = Background::start(&mut command)?;
         let mut message = [0; 4096];

@@ -13,3 +13,6 @@ pub mod mesh;
 pub mod net;
 pub mod overlay;
 pub mod store;
+
+/// Version of this program, as shown and as sent.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -78,7 +78,7 @@ impl Bench {
             vxlan_ifindex: LO,
             ..Config::default()
         };
-        config.ports[0] = PORT.to_be();
+        config.ports[0] = PORT;
         config.local_ips[0] = OUR_IP;
         maps.set_config(config).unwrap();
         let hop = |remote_ip| NextHop {
@@ -89,7 +89,7 @@ impl Bench {
             ifindex: LO,
             vxlan_ifindex: LO,
             mtu: 1416,
-            port: PORT.to_be(),
+            port: PORT,
             dst_mac: NEIGHBOUR_MAC,
             src_mac: OWN_MAC,
             zero: 0,

@@ -60,7 +60,7 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
         ip,
         udp: Udp {
             src_port: src_port.to_be_bytes(),
-            dst_port: hop.port,
+            dst_port: hop.port.to_be(),
             len: udp_len.to_be_bytes(),
             checksum: [0; 2],
         },

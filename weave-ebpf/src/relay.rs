@@ -44,7 +44,7 @@ pub fn rewrite(outer: &Outer, hop: &NextHop) -> Headers {
     };
     ip.seal();
     let udp = Udp {
-        dst_port: hop.port,
+        dst_port: hop.port.to_be(),
         checksum: [0; 2],
         ..outer.udp
     };
@@ -67,7 +67,7 @@ pub fn is_ours(config: &Config, outer: &Outer) -> bool {
         && outer.ip.protocol == crate::packet::IPPROTO_UDP
         && outer.ip.frag_off[0] & 0x3f == 0
         && outer.ip.frag_off[1] == 0
-        && is_port(config, outer.udp.dst_port)
+        && is_port(config, u16::from_be(outer.udp.dst_port))
         && is_local_ip(config, outer.ip.dst)
 }
 

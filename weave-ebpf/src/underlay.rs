@@ -24,7 +24,7 @@ pub fn ingress(ctx: &TcContext) -> i32 {
             let Ok(port) = ctx.load::<u16>(36) else {
                 return NEXT;
             };
-            if !config.ports.contains(&port) || ctx.pull_data(OUTER_LEN as u32).is_err() {
+            if !config.ports.contains(&u16::from_be(port)) || ctx.pull_data(OUTER_LEN as u32).is_err() {
                 return NEXT;
             }
             match at::<Outer>(ctx.data(), ctx.data_end(), 0) {

@@ -126,7 +126,7 @@ fn up(hosts: u8, line: bool, launch: bool, built: bool) -> Result<()> {
         lab.launch_all(&[])?;
         println!("  weave is launched on each");
     } else {
-        println!("  next: cargo xtask lab exec h1 weave-ctl launch --name 1 --nickname h1");
+        println!("  next: cargo xtask lab exec h1 weave-ctl launch --name ::1 --nickname h1");
     }
     println!("  cargo xtask lab attach h1 c1 | exec h1 weave-ctl status | exec h1/c1 ping ADDRESS | down");
     Ok(())

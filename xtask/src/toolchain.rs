@@ -141,11 +141,12 @@ pub fn linker_root(llvm: u32) -> PathBuf {
     target().join(format!("tools/bpf-linker-{BPF_LINKER_VERSION}-llvm-{llvm}"))
 }
 
-/// bpf-linker for this LLVM: `$BPF_LINKER`, else what `setup` installed.
+/// bpf-linker for this LLVM: `$BPF_LINKER`, else what `setup` installed. One that does not start does
+/// not count: the toolchain whose LLVM it used may have been updated.
 pub fn linker(llvm: u32) -> Option<PathBuf> {
     let path =
         env::var_os("BPF_LINKER").map_or_else(|| linker_root(llvm).join("bin/bpf-linker"), PathBuf::from);
-    path.is_file().then_some(path)
+    ask(&path, &["--version"]).map(|_| path)
 }
 
 /// A command that strips objects for BPF, if there is one: rustc brings one along, LLVM has one.

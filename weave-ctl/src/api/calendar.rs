@@ -19,6 +19,13 @@ pub fn with_zone(time: SystemTime) -> String {
     format!("{date} {clock}{} +0000 UTC", decimals(nanos))
 }
 
+/// The form in log lines (`2015/08/06 18:55:38.246910`).
+#[must_use]
+pub fn log_time(time: SystemTime) -> String {
+    let (date, clock, nanos) = parts(time);
+    format!("{} {clock}.{:06}", date.replace('-', "/"), nanos / 1000)
+}
+
 fn parts(time: SystemTime) -> (String, String, u32) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since.as_secs().min(LAST_SECOND);
@@ -76,6 +83,7 @@ mod tests {
         }
         let time = UNIX_EPOCH + Duration::new(1_438_887_338, 246_910_357);
         assert_eq!(with_zone(time), "2015-08-06 18:55:38.246910357 +0000 UTC");
+        assert_eq!(log_time(time), "2015/08/06 18:55:38.246910");
         assert!(
             rfc3339(UNIX_EPOCH + Duration::from_secs(LAST_SECOND * 2)).starts_with("9999-12-31T23:59:59")
         );

@@ -1,1 +1,224 @@
-//! (see docs/architecture.md)
+//! The `weave` command (cli.md). Called `weave` or `weave-ctl`; one file for each group of commands.
+
+mod address;
+mod attach;
+pub mod client;
+mod env;
+mod failure;
+pub mod launch;
+pub mod lock;
+mod ps;
+mod query;
+mod reset;
+mod stop;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+pub use env::{Env, Paths};
+pub use failure::{Failure, Outcome};
+
+/// Commands that went away with Weave Net 2.0.
+const REMOVED: [&str; 9] = [
+    "run",
+    "start",
+    "restart",
+    "launch-plugin",
+    "stop-plugin",
+    "launch-proxy",
+    "stop-proxy",
+    "launch-router",
+    "stop-router",
+];
+
+/// Commands of parts that are still to come, and what to do instead.
+const LATER: [(&str, &str); 14] = [
+    ("setup", "Nothing needs to be set up: run 'weave launch'."),
+    ("setup-cni", "Containers are attached with 'weave attach'."),
+    ("env", "Containers are attached with 'weave attach'."),
+    ("config", "Containers are attached with 'weave attach'."),
+    ("dns-args", "Use the addresses that 'weave attach' prints."),
+    ("dns-add", "Use the addresses that 'weave attach' prints."),
+    ("dns-remove", "Use the addresses that 'weave attach' prints."),
+    ("dns-lookup", "Use the addresses that 'weave attach' prints."),
+    (
+        "expose",
+        "The host reaches its containers through an address given to the bridge by hand.",
+    ),
+    (
+        "hide",
+        "The host reaches its containers through an address given to the bridge by hand.",
+    ),
+    ("docker-bridge-ip", "Ask with 'ip address show docker0'."),
+    ("bridge-type", "'weave status' tells what carries the traffic."),
+    ("attach-bridge", "Connect bridges with 'ip link'."),
+    ("bridge-ip", "Ask with 'ip address show weave'."),
+];
+
+#[derive(Debug, clap::Parser)]
+#[command(name = "weave", disable_help_subcommand = true, max_term_width = 100)]
+enum Command {
+    Attach(attach::AttachArgs),
+    Connect(targets::ConnectArgs),
+    Detach(attach::DetachArgs),
+    Forget(targets::ForgetArgs),
+    Launch(Box<launch::LaunchArgs>),
+    Prime(targets::PrimeArgs),
+    Ps(ps::PsArgs),
+    Report(query::ReportArgs),
+    Reset(reset::ResetArgs),
+    Rmpeer(targets::RmpeerArgs),
+    Status(query::StatusArgs),
+    Stop(stop::StopArgs),
+    Version(query::VersionArgs),
+}
+
+/// What every command needs.
+pub(crate) struct Context {
+    pub env: Env,
+    /// `--local` was given: less is printed.
+    pub local: bool,
+}
+
+/// Runs the command with the arguments of the process, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<String> = args
+        .into_iter()
+        .skip(1)
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    let env = Env::from_lookup(|name| std::env::var(name).ok());
+    match run(&args, env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(args: &[String], env: Env) -> Outcome {
+    let (local, args) = match args {
+        [first, rest @ ..] if first == "--local" => (true, rest),
+        args => (false, args),
+    };
+    let context = Context { env, local };
+    let name = args.first().map(String::as_str);
+    match name {
+        None => return Err(Failure::usage("")),
+        Some("help" | "--help" | "-h") => return Err(Failure::new(0, usage::TEXT)),
+        Some("--version") => return query::version(&context),
+        Some(name) if REMOVED.contains(&name) => return Err(removed(name)),
+        Some(name) => {
+            if let Some((_, hint)) = LATER.iter().find(|(later, _)| *later == name) {
+                let text = format!("The 'weave {name}' command is not available in this version.\n{hint}");
+                return Err(Failure::new(1, text));
+            }
+        }
+    }
+    dispatch(parse(args)?, &context, args)
+}
+
+fn removed(name: &str) -> Failure {
+    let text = format!(
+        "The 'weave {name}' command has been removed as of Weave Net version 2.0\n\
+         Please see release notes for further information"
+    );
+    Failure::new(1, text)
+}
+
+fn parse(args: &[String]) -> Result<Command, Failure> {
+    let name = args.first().map_or("", String::as_str);
+    let args = if name == "launch" {
+        launch::normalised(args)
+    } else {
+        args.to_vec()
+    };
+    let mut command = Command::command().mut_subcommand("launch", launch::with_other_flags);
+    if command.find_subcommand(name).is_none() {
+        return Err(Failure::usage(&format!("Unknown weave command '{name}'\n")));
+    }
+    let parsed = command
+        .try_get_matches_from_mut(std::iter::once("weave".to_owned()).chain(args))
+        .and_then(|matches| {
+            let mut command = Command::from_arg_matches(&matches)?;
+            if let (Command::Launch(launch), Some(matches)) =
+                (&mut command, matches.subcommand_matches("launch"))
+            {
+                launch.other = launch::find(matches);
+            }
+            Ok(command)
+        });
+    parsed.map_err(|e| match e.kind() {
+        clap::error::ErrorKind::DisplayHelp => {
+            let _ = e.print();
+            Failure::silent(0)
+        }
+        _ if name == "launch" => launch::flag_error(&e),
+        _ => {
+            // Up to the parser's own usage text; ours follows.
+            let rendered = e.render().to_string();
+            let reason: Vec<&str> = rendered
+                .lines()
+                .take_while(|l| !l.is_empty())
+                .map(str::trim)
+                .collect();
+            Failure::usage(&format!("{}\n\n", reason.join(" ").trim_start_matches("error: ")))
+        }
+    })
+}
+
+fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
+    match command {
+        Command::Launch(options) => launch::launch(*options, context, args),
+        Command::Version(_) => query::version(context),
+        Command::Stop(_) => block_on(stop::stop(context)),
+        Command::Reset(options) => block_on(reset::reset(&options, context)),
+        Command::Status(options) => block_on(query::status(&options, context)),
+        Command::Report(options) => block_on(query::report(&options, context)),
+        Command::Connect(options) => block_on(targets::connect(options, context)),
+        Command::Forget(options) => block_on(targets::forget(options, context)),
+        Command::Prime(_) => block_on(targets::prime(context)),
+        Command::Rmpeer(options) => block_on(targets::rmpeer(options, context)),
+        Command::Attach(options) => block_on(attach::attach(options, context)),
+        Command::Detach(options) => block_on(attach::detach(options, context)),
+        Command::Ps(options) => block_on(ps::ps(options, context)),
+    }
+}
+
+/// Drives a command that talks to somebody.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(1, format!("cannot start the runtime: {e}")))?
+        .block_on(future)
+}
+
+/// Prints on standard output. A reader that went away is nobody's fault.
+pub(crate) fn out(text: &str) {
+    #[cfg(test)]
+    tests::PRINTED.with_borrow_mut(|printed| printed.push_str(text));
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Prints a line on standard error.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Commands that touch the host need root.
+pub(crate) fn need_root() -> Outcome {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(1, "weave must be run as 'root' when run locally"))
+}

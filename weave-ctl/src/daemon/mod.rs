@@ -1,1 +1,14 @@
-//! (see docs/architecture.md)
+//! The daemon: wires the pure cores to sockets, clocks, netlink and BPF maps.
+
+mod connections;
+mod core;
+mod event;
+mod handle;
+mod logging;
+mod mtu;
+mod neighbours;
+mod report;
+mod requests;
+mod start;
+
+pub use start::run;

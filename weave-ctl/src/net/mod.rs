@@ -7,6 +7,7 @@ pub mod arp;
 pub mod attach;
 pub mod bridge;
 pub mod container;
+pub mod driver;
 pub mod error;
 pub mod link;
 mod multicast;

@@ -22,7 +22,7 @@ pub struct Link {
     pub remote: Ipv4Addr,
     /// Outer source.
     pub local: Ipv4Addr,
-    /// UDP port, host byte order.
+    /// UDP port.
     pub port: u16,
     /// Underlay interface.
     pub ifindex: u32,
@@ -235,7 +235,7 @@ fn next_hop(view: &View, via: PeerName) -> Option<NextHop> {
         ifindex: link.ifindex,
         vxlan_ifindex: link.vxlan_ifindex,
         mtu: link.mtu,
-        port: link.port.to_be(),
+        port: link.port,
         dst_mac,
         src_mac,
         zero: 0,
@@ -293,7 +293,7 @@ mod tests {
             ([172, 31, 0, 2], 102, [2; 6])
         );
         assert_eq!(hop.flags, NextHop::USABLE | NextHop::HAS_MACS);
-        assert_eq!(u16::from_be(hop.port), 6784);
+        assert_eq!(hop.port, 6784);
         assert_eq!(tables.floods.keys().copied().collect::<Vec<_>>(), [101]);
         assert_eq!((tables.floods[&101].count, tables.floods[&101].hops[0]), (1, 102));
         assert_eq!(

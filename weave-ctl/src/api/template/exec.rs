@@ -7,19 +7,19 @@ use super::func::{self, Bounded, too_much};
 use super::parse::{Base, Command, Kind, Node, Pipe, Term};
 use super::value::Value;
 
-/// Most steps: one for each node, each round of a loop and each term, and one for each byte of text
-/// that a function made or a variable gave, so that neither time nor memory can run away.
-const STEPS: usize = 32 * 1024 * 1024;
+/// What a template may cost: [`STEP`] for each node, round of a loop and term, and one for each byte
+/// of text that a function made or a variable gave, so that neither time nor memory can run away.
+pub const BUDGET: usize = 32 * 1024 * 1024;
 /// What a node, round or term costs.
 const STEP: usize = 16;
 
 type Val<'a> = Cow<'a, Value>;
 
 /// Renders `nodes` with `data` as `.` and `$`.
-pub fn run(nodes: &[Node], data: &Value) -> Result<String, ExecError> {
+pub fn run(nodes: &[Node], data: &Value, budget: usize) -> Result<String, ExecError> {
     let mut machine = Machine {
         out: Bounded::default(),
-        steps: 0,
+        budget,
         variables: vec![("", Cow::Borrowed(data))],
     };
     machine.nodes(nodes, &Cow::Borrowed(data))?;
@@ -36,7 +36,7 @@ enum Flow {
 
 struct Machine<'t, 'd> {
     out: Bounded,
-    steps: usize,
+    budget: usize,
     variables: Vec<(&'t str, Val<'d>)>,
 }
 
@@ -46,12 +46,8 @@ impl<'t, 'd> Machine<'t, 'd> {
     }
 
     fn charge(&mut self, cost: usize) -> Result<(), ExecError> {
-        self.steps = self.steps.saturating_add(cost);
-        if self.steps > STEPS {
-            Err(too_much())
-        } else {
-            Ok(())
-        }
+        self.budget = self.budget.checked_sub(cost).ok_or_else(too_much)?;
+        Ok(())
     }
 
     fn charged(&mut self, value: Val<'d>) -> Result<Val<'d>, ExecError> {

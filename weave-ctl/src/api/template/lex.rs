@@ -36,6 +36,7 @@ pub fn parts(template: &str) -> Result<Vec<Part>, ParseError> {
     let mut parts = Vec::new();
     let mut rest = template;
     let mut trim_next = false;
+    let mut line = 1;
     loop {
         let (text, after) = match rest.split_once("{{") {
             Some((text, after)) => (text, Some(after)),
@@ -56,7 +57,7 @@ pub fn parts(template: &str) -> Result<Vec<Part>, ParseError> {
             parts.push(Part::Text(text.to_owned()));
         }
         let Some(after) = after else { return Ok(parts) };
-        let line = 1 + template[..template.len() - after.len()].matches('\n').count();
+        line += rest.strip_suffix(after).unwrap_or_default().matches('\n').count();
         let mut lexer = Lexer {
             rest: after.strip_prefix('-').filter(|_| trim_this).unwrap_or(after),
             line,
@@ -70,6 +71,11 @@ pub fn parts(template: &str) -> Result<Vec<Part>, ParseError> {
         }
         let trimmed = lexer.rest.strip_prefix('-');
         trim_next = trimmed.is_some();
+        line += after
+            .strip_suffix(lexer.rest)
+            .unwrap_or_default()
+            .matches('\n')
+            .count();
         rest = trimmed
             .unwrap_or(lexer.rest)
             .strip_prefix("}}")

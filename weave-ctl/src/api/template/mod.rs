@@ -43,12 +43,12 @@ impl Template {
     /// Renders the template with the report as `.`.
     pub fn render(&self, report: &Report) -> Result<String, ExecError> {
         let json = report.to_json().map_err(|e| ExecError(e.to_string()))?;
-        self.render_json(&json)
+        self.render_json(&json, exec::BUDGET)
     }
 
     /// Renders the template with a report in its JSON form.
-    fn render_json(&self, json: &str) -> Result<String, ExecError> {
+    fn render_json(&self, json: &str, budget: usize) -> Result<String, ExecError> {
         let data: Value = serde_json::from_str(json).map_err(|e| ExecError(e.to_string()))?;
-        exec::run(&self.0, &data)
+        exec::run(&self.0, &data, budget)
     }
 }

@@ -6,9 +6,13 @@ use super::super::golden;
 use super::*;
 
 fn render(format: &str, scenario: &str) -> Result<String, String> {
+    render_within(exec::BUDGET, format, scenario)
+}
+
+fn render_within(budget: usize, format: &str, scenario: &str) -> Result<String, String> {
     let json = golden::text(&format!("{scenario}.report.json"));
     let template = Template::parse(format).map_err(|e| e.to_string())?;
-    template.render_json(&json).map_err(|e| e.to_string())
+    template.render_json(&json, budget).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -128,6 +132,11 @@ fn what_cannot_be_read() {
     for (format, error) in [
         ("{{", "template: format:1: unclosed action"),
         ("a\nb{{.A", "template: format:2: unclosed action"),
+        ("{{\n}}x", "template: format:1: missing value for command"),
+        (
+            "{{1\n}}\n{{/*\n*/}}{{$x}}",
+            "template: format:4: undefined variable \"$x\"",
+        ),
         ("{{}}", "template: format:1: missing value for command"),
         (
             "{{if .A}}",
@@ -202,11 +211,11 @@ fn work_and_output_are_bounded() {
         "{{range $.Router.Peers}}".repeat(40),
         "{{end}}".repeat(40)
     );
-    let long = "{{json .}}".repeat(5000);
+    let long = "{{json .}}".repeat(500);
     let wide = "{{printf \"%999999999d\" 1}}";
-    let kept = format!("{{{{print {}}}}}", "(json .) ".repeat(6000));
+    let kept = format!("{{{{print {}}}}}", "(json .) ".repeat(500));
     for format in [doubling.as_str(), &loops, &long, wide, &kept] {
-        let error = render(format, "04-three-dns.h1").unwrap_err();
+        let error = render_within(1 << 20, format, "04-three-dns.h1").unwrap_err();
         assert!(
             error.contains("too much") || error.contains("too large"),
             "{error}"

@@ -39,7 +39,7 @@ pub enum LoadError {
         /// The object file.
         path: PathBuf,
         /// Why.
-        error: EbpfError,
+        error: Box<EbpfError>,
     },
     /// The verifier refuses a program, or we lack the right to load it.
     #[error("cannot load the BPF program {name}: {error}")]
@@ -47,7 +47,7 @@ pub enum LoadError {
         /// Its name.
         name: &'static str,
         /// Why, with the verifier's log.
-        error: ProgramError,
+        error: Box<ProgramError>,
     },
     /// The object has no such program or map: it is another version.
     #[error(
@@ -151,28 +151,31 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
     for shape in &SHAPES {
         loader.map_pin_path(shape.name, maps.join(shape.name));
     }
-    let mut ebpf = loader
-        .load_file(&path)
-        .map_err(|error| LoadError::Load { path, error })?;
+    let mut ebpf = loader.load_file(&path).map_err(|error| LoadError::Load {
+        path,
+        error: Box::new(error),
+    })?;
     for name in TC_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|error| LoadError::Program { name, error })?;
-        program
-            .load()
-            .map_err(|error| LoadError::Program { name, error })?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program {
+            name,
+            error: Box::new(error),
+        })?;
+        program.load().map_err(|error| LoadError::Program {
+            name,
+            error: Box::new(error),
+        })?;
     }
     let program = ebpf
         .program_mut(XDP_PROGRAM)
         .ok_or(LoadError::Missing(XDP_PROGRAM))?;
     let program: &mut Xdp = program.try_into().map_err(|error| LoadError::Program {
         name: XDP_PROGRAM,
-        error,
+        error: Box::new(error),
     })?;
     program.load().map_err(|error| LoadError::Program {
         name: XDP_PROGRAM,
-        error,
+        error: Box::new(error),
     })?;
     Ok(Loaded { ebpf, adopted })
 }

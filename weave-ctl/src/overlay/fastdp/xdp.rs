@@ -9,6 +9,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 
 use super::loader::links_dir;
+use crate::net::driver::driver;
 
 /// What the user asked for with `--xdp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,14 +70,7 @@ const GAINS: [&str; 11] = [
     "nfp",
 ];
 
-/// The driver's name, as sysfs tells; `veth`, `bridge` and other virtual kinds have none there.
-#[must_use]
-pub fn driver(interface: &str) -> Option<String> {
-    let link = fs::read_link(format!("/sys/class/net/{interface}/device/driver")).ok()?;
-    Some(link.file_name()?.to_str()?.to_owned())
-}
-
-/// Decides on a mode for a driver (`None`: a virtual interface).
+/// Decides on a mode for a driver (`None`: the interface does not tell).
 fn decide(wanted: Wanted, driver: Option<&str>) -> Result<(XdpMode, bool), String> {
     let relays = driver.is_some_and(|d| GAINS.contains(&d));
     match (wanted, driver) {
@@ -135,19 +129,9 @@ pub fn attach(program: &mut Xdp, bpf_dir: &Path, interface: &str, ifindex: u32, 
     };
     detach_others(bpf_dir, ifindex, Some(name));
     let pin = link_pin(bpf_dir, name, ifindex);
-    let replaced = PinnedLink::from_pin(&pin)
-        .map_err(anyhow::Error::from)
-        .and_then(|pinned| Ok(XdpLink::try_from(FdLink::from(pinned))?))
-        .and_then(|link| Ok(program.attach_to_link(link)?))
-        .and_then(|id| Ok(drop(program.take_link(id)?)));
-    if replaced.is_err() {
+    if replace(program, &pin).is_err() {
         let _ = fs::remove_file(&pin);
-        let attached = program
-            .attach_to_if_index(ifindex, mode)
-            .map_err(anyhow::Error::from)
-            .and_then(|id| Ok(FdLink::try_from(program.take_link(id)?)?))
-            .and_then(|link| Ok(drop(link.pin(&pin)?)));
-        if let Err(error) = attached {
+        if let Err(error) = create(program, &pin, ifindex, mode) {
             return off(format!("{name} refused by {interface}: {error:#}"));
         }
     }
@@ -163,6 +147,21 @@ pub fn attach(program: &mut Xdp, bpf_dir: &Path, interface: &str, ifindex: u32, 
     }
 }
 
+/// Puts the program in place of an earlier controller's.
+fn replace(program: &mut Xdp, pin: &Path) -> anyhow::Result<()> {
+    let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
+    let id = program.attach_to_link(link)?;
+    // The pin keeps it; our own descriptor may go.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+fn create(program: &mut Xdp, pin: &Path, ifindex: u32, mode: XdpMode) -> anyhow::Result<()> {
+    let id = program.attach_to_if_index(ifindex, mode)?;
+    FdLink::try_from(program.take_link(id)?)?.pin(pin)?;
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -170,7 +169,12 @@ mod tests {
 
     #[test]
     fn auto_never_makes_a_path_slower() {
-        assert!(decide(Wanted::Auto, None).unwrap_err().contains("offloads"));
+        assert!(
+            decide(Wanted::Auto, Some("veth"))
+                .unwrap_err()
+                .contains("offloads")
+        );
+        assert!(decide(Wanted::Auto, None).is_err());
         assert!(
             decide(Wanted::Auto, Some("virtio_net"))
                 .unwrap_err()
@@ -189,7 +193,10 @@ mod tests {
             decide(Wanted::Native, None),
             Ok((XdpMode::Driver, false))
         ));
-        assert!(matches!(decide(Wanted::Generic, None), Ok((XdpMode::Skb, false))));
+        assert!(matches!(
+            decide(Wanted::Generic, Some("mlx5_core")),
+            Ok((XdpMode::Skb, false))
+        ));
         assert!(
             "fast"
                 .parse::<Wanted>()

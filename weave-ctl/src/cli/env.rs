@@ -1,0 +1,82 @@
+//! What the environment says (cli.md 2).
+
+use std::path::{Path, PathBuf};
+
+use super::client::Client;
+
+/// Settings from environment variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Env {
+    /// `WEAVE_HTTP_ADDR`: control API.
+    pub http_addr: String,
+    /// `WEAVE_STATUS_ADDR`: read-only API; empty disables it.
+    pub status_addr: String,
+    /// `WEAVE_PORT`.
+    pub port: Option<String>,
+    /// `WEAVE_MTU`.
+    pub mtu: Option<String>,
+    /// `WEAVE_PASSWORD`.
+    pub password: String,
+    /// `WEAVE_NO_FASTDP` is not empty.
+    pub no_fastdp: bool,
+    /// `DOCKER_HOST`.
+    pub docker_host: Option<String>,
+    /// `WEAVE_BRIDGE`: the bridge, where it has another name.
+    pub bridge: String,
+    /// Where things are kept.
+    pub paths: Paths,
+}
+
+/// Where the daemon keeps things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// `WEAVE_DATA_DIR`: what survives a restart of the host.
+    pub data_dir: PathBuf,
+    /// `WEAVE_RUN_DIR`: lock and log.
+    pub run_dir: PathBuf,
+    /// `WEAVE_BPF_DIR`: pinned programs and maps.
+    pub bpf_dir: PathBuf,
+}
+
+impl Paths {
+    /// The daemon's log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.run_dir.join("weave.log")
+    }
+}
+
+impl Env {
+    /// Reads variables through `lookup`; an empty one counts as not set, but for the status address.
+    #[must_use]
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| lookup(name).filter(|v| !v.is_empty());
+        let or = |name: &str, default: &str| set(name).unwrap_or_else(|| default.to_owned());
+        let path = |name: &str, default: &str| absolute(Path::new(&or(name, default)));
+        Self {
+            http_addr: or("WEAVE_HTTP_ADDR", "127.0.0.1:6784"),
+            status_addr: lookup("WEAVE_STATUS_ADDR").unwrap_or_else(|| "127.0.0.1:6782".to_owned()),
+            port: set("WEAVE_PORT"),
+            mtu: set("WEAVE_MTU"),
+            password: or("WEAVE_PASSWORD", ""),
+            no_fastdp: set("WEAVE_NO_FASTDP").is_some(),
+            docker_host: set("DOCKER_HOST"),
+            bridge: or("WEAVE_BRIDGE", "weave"),
+            paths: Paths {
+                data_dir: path("WEAVE_DATA_DIR", "/var/lib/weave"),
+                run_dir: path("WEAVE_RUN_DIR", "/run/weave"),
+                bpf_dir: path("WEAVE_BPF_DIR", "/sys/fs/bpf/weave"),
+            },
+        }
+    }
+
+    /// For asking the daemon.
+    pub(super) fn client(&self) -> Client {
+        Client::new(&self.http_addr, &self.paths.run_dir)
+    }
+}
+
+/// The daemon changes its working directory.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,14 @@
+//! `weave launch` (cli.md 4.3): options, checks, the daemon in the background or here.
+
+mod flags;
+mod options;
+mod other_flags;
+mod start;
+#[cfg(test)]
+mod tests;
+
+pub use flags::LaunchArgs;
+pub(super) use flags::{flag_error, normalised};
+pub use options::{IpamOptions, LaunchOptions, Mtu};
+pub(super) use other_flags::{find, with_other_flags};
+pub(super) use start::launch;

@@ -1,0 +1,96 @@
+//! `weave stop` (cli.md 4.15): ends the daemon; bridge, addresses and fast path stay.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::Instant;
+
+use super::lock::Lock;
+use super::{Context, Failure, Outcome, need_root, note};
+
+/// Time for an orderly end.
+const GRACE: Duration = Duration::from_secs(10);
+/// Time for the kernel to clear up after a kill.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+/// How often we look.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Stop the daemon; attached containers go on talking to each other
+#[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {}
+
+pub(super) async fn stop(context: &Context) -> Outcome {
+    need_root()?;
+    if !stop_daemon(&context.env.paths.run_dir, GRACE).await? {
+        note("Weave is not running (ignore on Kubernetes).");
+    }
+    Ok(())
+}
+
+/// Ends the daemon if there is one; tells whether there was.
+pub(super) async fn stop_daemon(run_dir: &Path, grace: Duration) -> Result<bool, Failure> {
+    let Some(pid) = Lock::holder(run_dir) else {
+        return Ok(false);
+    };
+    for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, AFTER_KILL)] {
+        match kill(Pid::from_raw(pid), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(e) => {
+                return Err(Failure::new(
+                    1,
+                    format!("cannot stop the daemon (process {pid}): {e}"),
+                ));
+            }
+        }
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            if Lock::holder(run_dir) != Some(pid) {
+                return Ok(true);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Err(Failure::new(
+        1,
+        format!("the daemon (process {pid}) does not end"),
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process that holds the lock as a daemon would.
+    fn daemon(run_dir: &Path, script: &str) -> Child {
+        let lock = Lock::acquire(run_dir).unwrap();
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(lock.share().unwrap())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::fs::write(run_dir.join("weave.lock"), format!("{}\n", child.id())).unwrap();
+        child
+    }
+
+    #[tokio::test]
+    async fn in_order_or_by_force() {
+        for script in ["echo; exec sleep 600", "trap '' TERM; echo; exec sleep 600"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut child = daemon(dir.path(), script);
+            // Its line says that the trap is set.
+            let mut line = [0];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+            let stopped = stop_daemon(dir.path(), Duration::from_millis(200)).await;
+            let _ = child.kill();
+            child.wait().unwrap();
+            assert_eq!(stopped, Ok(true), "{script}");
+            assert_eq!(stop_daemon(dir.path(), GRACE).await, Ok(false));
+        }
+    }
+}

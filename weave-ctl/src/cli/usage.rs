@@ -1,0 +1,45 @@
+//! The usage text (cli.md 1.3).
+
+/// Printed by `weave help` and after wrong arguments.
+pub const TEXT: &str = "Usage:
+
+weave --help | help
+      version
+
+weave launch        [--nickname <nickname>] [--name <mac>] [--port <port>]
+                      [--host <address>] [--no-discovery]
+                      [--conn-limit <count>] [--resume] [--mtu auto|<bytes>]
+                      [--ipalloc-range <cidr>] [--ipalloc-default-subnet <cidr>]
+                      [--ipalloc-init <mode>] [--xdp auto|native|generic|off]
+                      [--http-addr <endpoint>] [--status-addr <endpoint>]
+                      [--metrics-addr <endpoint>] [--log-level <level>]
+                      [--weave-bridge <name>] [--docker-api <endpoint>]
+                      [--data-dir <path>] [--foreground] <peer> ...
+
+weave prime
+
+weave connect       [--replace] <peer> ...
+      forget        <peer> ...
+
+weave attach        [<addr> ...] [--no-multicast-route] <container>
+      detach        [<addr> ...] <container>
+
+weave status        [targets | connections | peers | ipam]
+      report        [-f <format>]
+      ps            [<container> ...]
+
+weave stop
+
+weave reset         [--force]
+      rmpeer        <peer_id> ...
+
+where <peer>      = <address or name>[:<port>]
+      <cidr>      = <address>/<length>
+      <addr>      = [ip:]<cidr> | net:<cidr> | net:default
+      <endpoint>  = [<address>]:<port> | /path/to/socket
+      <peer_id>   = <nickname> | <internal name>
+      <mode>      = consensus[=<count>] | seed=<mac>,... | observer
+      <container> = <name or ID> | netns:<name or path> | pid:<number>
+
+'weave <command> --help' explains one command.
+";

@@ -1,0 +1,212 @@
+//! TCP connections as tasks: they read, write and dial; the daemon's loop decides.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::event::{Event, Events};
+use crate::mesh::ConnId;
+use crate::mesh::handshake::Features;
+use crate::mesh::transport::{self, Connected, Reader, Writer};
+
+/// Accepted at once, and then one per [`ACCEPT_EVERY`] (wire.md 2.1).
+const ACCEPT_BURST: u32 = 20;
+const ACCEPT_EVERY: Duration = Duration::from_millis(50);
+/// Messages handed to a writer ahead of time: one being written, one waiting.
+const WRITER_DEPTH: usize = 2;
+
+/// What new connections say of us; the connection's own number is drawn for each.
+pub type OurFeatures = Arc<Mutex<Features>>;
+
+/// All connections of this host.
+pub struct Connections {
+    next: ConnId,
+    introduced: BTreeMap<ConnId, Connected>,
+    live: BTreeMap<ConnId, Live>,
+    events: Events,
+    ours: OurFeatures,
+    host: Option<IpAddr>,
+}
+
+struct Live {
+    writer: mpsc::Sender<Vec<u8>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Both halves go: the connection is reset, as the original does.
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// A fresh number for a connection's UID (wire.md 1.6).
+fn features_for_one(ours: &OurFeatures) -> Features {
+    let mut features = ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    features.conn_id = rand::random();
+    features
+}
+
+impl Connections {
+    /// None yet.
+    #[must_use]
+    pub fn new(events: Events, ours: OurFeatures, host: Option<IpAddr>) -> Self {
+        Self {
+            next: 1 << 32,
+            introduced: BTreeMap::new(),
+            live: BTreeMap::new(),
+            events,
+            ours,
+            host,
+        }
+    }
+
+    /// Dials, introduces, and reports.
+    pub fn dial(&mut self, target: SocketAddr) {
+        let (events, ours, host) = (self.events.clone(), self.ours.clone(), self.host);
+        tokio::spawn(async move {
+            let failed = |error: String, connected| Event::DialFailed {
+                target,
+                error,
+                connected,
+            };
+            let event = match transport::dial(target, host).await {
+                Err(error) => failed(error.to_string(), false),
+                Ok(stream) => {
+                    let ours = features_for_one(&ours);
+                    match transport::introduce(stream, &ours).await {
+                        Err(error) => failed(error.to_string(), true),
+                        Ok((connected, features)) => Event::Introduced {
+                            dialled: Some(target),
+                            connected: Box::new(connected),
+                            features: Box::new(features),
+                            our_conn_id: ours.conn_id,
+                        },
+                    }
+                }
+            };
+            events.send(event).await;
+        });
+    }
+
+    /// Keeps an introduced connection until the mesh has decided on it.
+    pub fn keep(&mut self, connected: Connected) -> ConnId {
+        self.next += 1;
+        self.introduced.insert(self.next, connected);
+        self.next
+    }
+
+    /// The mesh wants it: reading and writing start. Returns our and their address.
+    pub fn start(&mut self, conn: ConnId) -> Option<(SocketAddr, SocketAddr)> {
+        let Connected {
+            reader,
+            writer,
+            local,
+            remote,
+        } = self.introduced.remove(&conn)?;
+        let (queue, bodies) = mpsc::channel(WRITER_DEPTH);
+        let tasks = [
+            tokio::spawn(read(conn, reader, self.events.clone())),
+            tokio::spawn(write(conn, writer, bodies, self.events.clone())),
+        ];
+        self.live.insert(conn, Live { writer: queue, tasks });
+        Some((local, remote))
+    }
+
+    /// Ends a connection, started or not.
+    pub fn close(&mut self, conn: ConnId) {
+        self.introduced.remove(&conn);
+        self.live.remove(&conn);
+    }
+
+    /// Hands the connection what `next` yields, as long as its writer takes it.
+    pub fn pump(&self, conn: ConnId, mut next: impl FnMut() -> Option<Vec<u8>>) {
+        let Some(live) = self.live.get(&conn) else {
+            return;
+        };
+        while let Ok(permit) = live.writer.try_reserve() {
+            match next() {
+                Some(body) => permit.send(body),
+                None => return,
+            }
+        }
+    }
+}
+
+async fn read(conn: ConnId, mut reader: Reader, events: Events) {
+    loop {
+        match reader.next().await {
+            Ok(message) => events.send(Event::Received { conn, message }).await,
+            Err(error) => {
+                return events
+                    .send(Event::Closed {
+                        conn,
+                        error: error.to_string(),
+                    })
+                    .await;
+            }
+        }
+    }
+}
+
+async fn write(conn: ConnId, mut writer: Writer, mut bodies: mpsc::Receiver<Vec<u8>>, events: Events) {
+    while let Some(body) = bodies.recv().await {
+        if let Err(error) = writer.send(&body).await {
+            return events
+                .send(Event::Closed {
+                    conn,
+                    error: error.to_string(),
+                })
+                .await;
+        }
+        events.send(Event::WriterFree { conn }).await;
+    }
+}
+
+/// Accepts and introduces, no faster than the original would.
+pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures) {
+    let mut budget = ACCEPT_BURST;
+    let mut refill = tokio::time::interval(ACCEPT_EVERY);
+    refill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept(), if budget > 0 => match accepted {
+                Ok((stream, remote)) => {
+                    budget -= 1;
+                    tokio::spawn(introduce(stream, remote, events.clone(), ours.clone()));
+                }
+                Err(error) => {
+                    // Out of descriptors, or a connection that ended at once.
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_EVERY).await;
+                }
+            },
+            _ = refill.tick(), if budget < ACCEPT_BURST => budget += 1,
+        }
+    }
+}
+
+async fn introduce(stream: tokio::net::TcpStream, remote: SocketAddr, events: Events, ours: OurFeatures) {
+    let ours = features_for_one(&ours);
+    let event = match transport::introduce(stream, &ours).await {
+        Err(error) => Event::AcceptFailed {
+            remote: transport::canonical(remote),
+            error: error.to_string(),
+        },
+        Ok((connected, features)) => Event::Introduced {
+            dialled: None,
+            connected: Box::new(connected),
+            features: Box::new(features),
+            our_conn_id: ours.conn_id,
+        },
+    };
+    events.send(event).await;
+}

@@ -1,0 +1,724 @@
+//! The daemon's loop: everything that happens goes through here, one thing after the other.
+//!
+//! In each turn: handle what came, write the maps if forwarding changed, save what must outlive
+//! us, and only then answer and send.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::connections::{Connections, OurFeatures};
+use super::event::{Event, Events};
+use super::mtu::Mtu;
+use super::neighbours::{FEATURE_MTU, Neighbours, NewConnection};
+use super::requests::Waiting;
+use crate::cli::launch::LaunchOptions;
+use crate::ipam::allocator::{Allocator, CHANNEL};
+use crate::mesh::channel::{Channel, Channels, Outlet};
+use crate::mesh::core::{Input, Introduction, Mesh, Output};
+use crate::mesh::handshake::Features;
+use crate::mesh::name::PeerName;
+use crate::mesh::{ConnId, Now};
+use crate::net::bridge::HOST_END;
+use crate::net::watch::{Change, Watcher};
+use crate::net::{Netlink, bridge, ps};
+use crate::overlay::fastdp::datapath::Datapath;
+use crate::overlay::fastdp::heartbeat::{Action, CONTROL_ACK, Received};
+use crate::overlay::fastdp::maps;
+use crate::overlay::forwarding::{Forwarding, View};
+use crate::store::{Identity, Store};
+
+/// Events handled in one turn at most, so that answers and saving do not wait for ever.
+const BATCH: usize = 256;
+/// IPAM's own clock (control.md 1.10).
+const IPAM_TICK: Duration = Duration::from_secs(5);
+/// Step of the clock on which MAC addresses age.
+const CLOCK_STEP: Duration = Duration::from_secs(5);
+/// Between two sweeps of old MAC addresses (wire.md 6.9).
+const SWEEP: Duration = Duration::from_secs(60);
+/// An adopted table is not swept before its addresses could be seen again.
+const FIRST_SWEEP: Duration = Duration::from_secs(660);
+/// All ways are looked up again even without news of a change.
+const RESOLVE: Duration = Duration::from_secs(60);
+/// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
+const PLUGIN_END: &str = "vethwl";
+
+/// The channels we have.
+pub struct OurChannels {
+    /// IP allocation, unless disabled.
+    pub ipam: Option<Allocator>,
+}
+
+impl Channels for OurChannels {
+    fn names(&self) -> Vec<&'static str> {
+        self.ipam.iter().map(|_| CHANNEL).collect()
+    }
+    fn get(&mut self, name: &str) -> Option<&mut dyn Channel> {
+        match (name, &mut self.ipam) {
+            (CHANNEL, Some(ipam)) => Some(ipam),
+            _ => None,
+        }
+    }
+}
+
+/// What the loop is made from.
+pub struct Parts {
+    /// As launched.
+    pub options: LaunchOptions,
+    /// Our name.
+    pub name: PeerName,
+    /// The mesh.
+    pub mesh: Mesh,
+    /// Its channels.
+    pub channels: OurChannels,
+    /// The persistent state.
+    pub store: Store,
+    /// Programs and maps.
+    pub datapath: Datapath,
+    /// Into the host's namespace.
+    pub nl: Netlink,
+    /// Said in handshakes.
+    pub ours: OurFeatures,
+    /// Overlay MTU.
+    pub mtu: Mtu,
+    /// The way to the loop, and its end.
+    pub events: (Events, mpsc::Receiver<Event>),
+}
+
+/// The daemon.
+pub struct Daemon {
+    pub(super) options: LaunchOptions,
+    pub(super) name: PeerName,
+    pub(super) mesh: Mesh,
+    pub(super) channels: OurChannels,
+    pub(super) store: Store,
+    pub(super) datapath: Datapath,
+    pub(super) neighbours: Neighbours,
+    pub(super) mtu: Mtu,
+    pub(super) waiting: Waiting,
+    pub(super) started: Instant,
+    forwarding: Forwarding,
+    floods: BTreeMap<PeerName, Vec<PeerName>>,
+    connections: Connections,
+    nl: Netlink,
+    ours: OurFeatures,
+    events: Events,
+    inbox: Option<mpsc::Receiver<Event>>,
+    outputs: VecDeque<Output>,
+    to_pump: BTreeSet<ConnId>,
+    tables_stale: bool,
+    clock_base: u32,
+    due: Due,
+}
+
+/// When the daemon's own chores are due.
+struct Due {
+    ipam: Now,
+    clock: Now,
+    sweep: Now,
+    resolve: Now,
+}
+
+/// The ring of heartbeats, readable like a socket.
+struct Ring(RingBuf<MapData>);
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+pub(super) fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+impl Daemon {
+    /// Ready to run.
+    pub fn new(parts: Parts) -> anyhow::Result<Self> {
+        let Parts {
+            options,
+            name,
+            mesh,
+            channels,
+            store,
+            datapath,
+            nl,
+            ours,
+            mtu,
+            events,
+        } = parts;
+        let left = datapath.left_behind()?;
+        if !left.is_empty() {
+            tracing::info!("Adopted {} next hops of an earlier controller", left.len());
+        }
+        let connections = Connections::new(events.0.clone(), ours.clone(), options.host);
+        Ok(Self {
+            forwarding: Forwarding::adopt(Now::ZERO, left),
+            clock_base: datapath.clock_s(),
+            options,
+            name,
+            mesh,
+            channels,
+            store,
+            datapath,
+            neighbours: Neighbours::default(),
+            mtu,
+            waiting: Waiting::default(),
+            started: Instant::now(),
+            floods: BTreeMap::new(),
+            connections,
+            nl,
+            ours,
+            events: events.0,
+            inbox: Some(events.1),
+            outputs: VecDeque::new(),
+            to_pump: BTreeSet::new(),
+            tables_stale: true,
+            due: Due {
+                ipam: IPAM_TICK,
+                clock: Now::ZERO,
+                sweep: FIRST_SWEEP,
+                resolve: RESOLVE,
+            },
+        })
+    }
+
+    pub(super) fn now(&self) -> Now {
+        self.started.elapsed()
+    }
+
+    /// Runs until `stop` completes. Leaves local traffic working and the rest stopped.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let mut inbox = self.inbox.take().context("the daemon runs once")?;
+        let mut watcher = Watcher::open(self.nl.ns()).await?;
+        let ring = maps::open_events(&self.options.paths.bpf_dir)?;
+        // SAFETY: the ring owns its descriptor and lives as long as the registration.
+        let mut ring = unsafe { AsyncFd::register(Ring(ring)) }
+            .map_err(io::Error::from)
+            .context("cannot wait for heartbeats")?;
+        self.scan_ports().await?;
+        self.find_attached();
+        let mut stop = std::pin::pin!(stop);
+        self.settle()?;
+        loop {
+            let deadline = tokio::time::Instant::from_std(self.started + self.next_deadline());
+            tokio::select! {
+                () = &mut stop => break,
+                Some(event) = inbox.recv() => {
+                    self.on_event(event);
+                    for _ in 1..BATCH {
+                        let Ok(event) = inbox.try_recv() else { break };
+                        self.on_event(event);
+                    }
+                }
+                change = watcher.next() => self.on_change(change?).await?,
+                guard = ring.readable_mut() => {
+                    let mut guard = guard.context("cannot wait for heartbeats")?;
+                    self.on_ring(&mut guard.get_inner_mut().0);
+                    guard.clear_ready();
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            self.on_time().await?;
+            self.carry_out().await?;
+            self.settle()?;
+        }
+        self.shut_down()
+    }
+
+    fn next_deadline(&self) -> Now {
+        let due = &self.due;
+        [
+            Some(due.ipam.min(due.clock).min(due.sweep).min(due.resolve)),
+            self.mesh.next_deadline(),
+            self.neighbours.next_deadline(),
+            self.forwarding.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(due.ipam)
+    }
+
+    async fn on_time(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        if self.mesh.next_deadline().is_some_and(|at| at <= now) {
+            self.mesh_input(Input::Tick);
+        }
+        if self.neighbours.next_deadline().is_some_and(|at| at <= now) {
+            let actions = self.neighbours.tick(now);
+            self.act(actions);
+        }
+        self.tables_stale |= self.forwarding.next_deadline().is_some_and(|at| at <= now);
+        if self.due.ipam <= now {
+            self.due.ipam = now + IPAM_TICK;
+            self.with_ipam(|ipam, out| ipam.tick(out));
+        }
+        if self.due.clock <= now {
+            self.due.clock = now + CLOCK_STEP;
+            let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+            self.datapath.set_clock(self.clock_base.wrapping_add(seconds))?;
+        }
+        if self.due.sweep <= now {
+            self.due.sweep = now + SWEEP;
+            let forgotten = self.datapath.sweep_macs()?;
+            tracing::debug!("forgot {forgotten} MAC addresses not seen for long");
+        }
+        if self.due.resolve <= now {
+            self.due.resolve = now + RESOLVE;
+            self.resolve(None).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn mesh_input(&mut self, input: Input) {
+        let outputs = self
+            .mesh
+            .handle(self.started.elapsed(), unix_now(), input, &mut self.channels);
+        self.outputs.extend(outputs);
+    }
+
+    /// Lets IPAM act on its own behalf; `None` when it is disabled.
+    pub(super) fn with_ipam<R>(
+        &mut self,
+        act: impl FnOnce(&mut Allocator, &mut dyn Outlet) -> R,
+    ) -> Option<R> {
+        let now = self.started.elapsed();
+        let act = |channels: &mut OurChannels, out: &mut dyn Outlet| {
+            channels.ipam.as_mut().map(|ipam| act(ipam, out))
+        };
+        let (result, outputs) = self
+            .mesh
+            .with_outlet(now, unix_now(), CHANNEL, &mut self.channels, act);
+        self.outputs.extend(outputs);
+        result
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Introduced {
+                dialled,
+                connected,
+                features,
+                our_conn_id,
+            } => {
+                let remote = connected.remote;
+                let conn = self.connections.keep(*connected);
+                self.mesh_input(Input::Introduced(Box::new(Introduction {
+                    conn,
+                    outbound: dialled.is_some(),
+                    dialled,
+                    remote,
+                    features: *features,
+                    our_conn_id,
+                })));
+            }
+            Event::DialFailed {
+                target,
+                error,
+                connected,
+            } => {
+                self.mesh_input(Input::DialFailed {
+                    target,
+                    error,
+                    connected,
+                });
+            }
+            Event::AcceptFailed { remote, error } => self.mesh_input(Input::AcceptFailed { remote, error }),
+            Event::Received { conn, message } => self.mesh_input(Input::Received { conn, message }),
+            Event::Closed { conn, error } => {
+                self.connections.close(conn);
+                self.mesh_input(Input::Closed { conn, error });
+            }
+            Event::WriterFree { conn } => {
+                self.to_pump.insert(conn);
+            }
+            Event::Request(request) => self.on_request(request),
+            Event::Found(containers) => self.claim_found(containers),
+        }
+    }
+
+    fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {
+        let now = self.now();
+        // Bounded by the ring's size; what comes meanwhile wakes us again.
+        for _ in 0..BATCH {
+            let Some(heartbeat) = ring.next().and_then(|item| maps::heartbeat(&item)) else {
+                return;
+            };
+            let source = u64::from(heartbeat.src);
+            let owner = crate::mesh::name::ShortId::new(source).and_then(|id| self.mesh.short_id_owner(id));
+            let Some(remote) = owner else {
+                continue;
+            };
+            let received = Received {
+                conn_uid: heartbeat.conn_uid,
+                frame_len: heartbeat.frame_len,
+                claimed_len: heartbeat.claimed_len,
+                from: heartbeat.outer_src.into(),
+            };
+            let actions = self.neighbours.on_heartbeat(now, remote, received);
+            self.act(actions);
+        }
+    }
+
+    fn act(&mut self, actions: Vec<(ConnId, Action)>) {
+        for (conn, action) in actions {
+            let Some(neighbour) = self.neighbours.get(conn) else {
+                continue;
+            };
+            let remote = neighbour.remote;
+            match action {
+                Action::SendHeartbeat => {
+                    let (dst, mtu) = (self.mesh.short_id_of(remote), self.mtu.bytes);
+                    if let Some(src) = self.mesh.short_id_of(self.name) {
+                        self.neighbours.send_heartbeat(conn, dst, src, mtu);
+                    }
+                }
+                Action::SendAck => {
+                    self.mesh_input(Input::OverlayControl {
+                        conn,
+                        index: 0,
+                        tag: CONTROL_ACK,
+                        data: Vec::new(),
+                    });
+                }
+                Action::Established => self.mesh_input(Input::Established { conn }),
+                Action::Changed => {
+                    match neighbour.reason() {
+                        None => tracing::info!("fastdp to {remote} is in use"),
+                        Some(reason) => tracing::warn!("fastdp to {remote} is not in use: {reason}"),
+                    }
+                    self.tables_stale = true;
+                }
+                Action::Moved => {
+                    tracing::info!("Peer IP address changed to {}", neighbour.path.remote());
+                    // Looked up within this turn.
+                    self.due.resolve = Now::ZERO;
+                    self.tables_stale = true;
+                }
+            }
+        }
+    }
+
+    async fn on_change(&mut self, change: Change) -> anyhow::Result<()> {
+        match change {
+            Change::Link {
+                index, gone: true, ..
+            } => {
+                self.datapath.remove_port(index)?;
+                self.datapath.remove_underlay(index)?;
+            }
+            Change::Link {
+                index, name, master, ..
+            } if is_port(&name) => {
+                if master.is_some() {
+                    self.add_port(&name, index);
+                } else {
+                    self.datapath.remove_port(index)?;
+                }
+            }
+            Change::Link { index, .. } => {
+                if self.datapath.underlays().contains_key(&index) {
+                    self.due.resolve = Now::ZERO;
+                }
+            }
+            Change::Address | Change::Route => self.due.resolve = Now::ZERO,
+            Change::Neighbour { ip, oif, mac } => {
+                self.tables_stale |= self.neighbours.on_neighbour(ip, oif, mac);
+            }
+            Change::Lost => {
+                self.scan_ports().await?;
+                self.due.resolve = Now::ZERO;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches to ports that are there already, and forgets those that are gone.
+    async fn scan_ports(&mut self) -> anyhow::Result<()> {
+        let links = self.nl.links().await?;
+        let alive: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
+        self.datapath.sweep_links(|index| alive.contains(&index));
+        let bridge = links
+            .iter()
+            .find(|link| link.name == self.options.bridge)
+            .map(|link| link.index);
+        let present: BTreeMap<u32, String> = links
+            .into_iter()
+            .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
+            .map(|link| (link.index, link.name))
+            .collect();
+        let gone: Vec<u32> = self
+            .datapath
+            .ports()
+            .keys()
+            .filter(|i| !present.contains_key(i))
+            .copied()
+            .collect();
+        for index in gone {
+            self.datapath.remove_port(index)?;
+        }
+        for (index, name) in present {
+            self.add_port(&name, index);
+        }
+        Ok(())
+    }
+
+    /// A port without our program still works, through the bridge.
+    fn add_port(&mut self, name: &str, index: u32) {
+        if let Err(error) = self.datapath.add_port(name, index) {
+            tracing::warn!("{name} goes through the bridge: {error}");
+        }
+    }
+
+    /// Looks for addresses that containers have, which matters when our own state was lost.
+    fn find_attached(&self) {
+        if self.channels.ipam.is_none() {
+            return;
+        }
+        let (nl, bridge, events) = (self.nl.clone(), self.options.bridge.clone(), self.events.clone());
+        tokio::spawn(async move {
+            match ps::list_attached(&nl, &bridge).await {
+                Ok(found) => {
+                    let found = found.into_iter().map(|c| (c.id, c.cidrs)).collect();
+                    events.send(Event::Found(found)).await;
+                }
+                Err(error) => tracing::warn!("cannot look for attached containers: {error}"),
+            }
+        });
+    }
+
+    /// Carries out what the mesh has asked for, and what follows from that.
+    async fn carry_out(&mut self) -> anyhow::Result<()> {
+        while let Some(output) = self.outputs.pop_front() {
+            match output {
+                Output::Dial { target } => self.connections.dial(target),
+                Output::Added {
+                    conn,
+                    remote,
+                    conn_uid,
+                    features,
+                    outbound,
+                    ..
+                } => {
+                    self.added(conn, remote, conn_uid, &features, outbound).await?;
+                }
+                Output::Close { conn, reason } => {
+                    tracing::info!("connection {conn} closed: {reason}");
+                    self.connections.close(conn);
+                }
+                Output::Removed { conn, remote } => {
+                    tracing::info!("connection to {remote} is gone");
+                    self.connections.close(conn);
+                    self.neighbours.remove(conn);
+                    self.tables_stale = true;
+                }
+                Output::Ready { conn } => {
+                    self.to_pump.insert(conn);
+                }
+                Output::OverlayControlReceived { conn, index, tag, .. } => {
+                    let actions = self.neighbours.on_control(conn, index, tag);
+                    self.act(actions);
+                }
+                Output::RoutesChanged => {
+                    self.floods = self.mesh.broadcast_routes();
+                    self.tables_stale = true;
+                }
+                Output::ShortIdsChanged => self.tables_stale = true,
+                Output::OwnShortIdChanged(id) => {
+                    tracing::info!("our short ID is now {}", id.get());
+                    self.datapath.set_short_id(id.get())?;
+                    self.store.save_identity(&Identity {
+                        name: self.name,
+                        short_id: Some(id),
+                    })?;
+                    self.tell_features(|features| features.short_id = Some(id));
+                    self.tables_stale = true;
+                }
+                Output::PeerGone(peer) => tracing::info!("Removed unreachable peer {peer}"),
+            }
+        }
+        if self.due.resolve == Now::ZERO {
+            self.due.resolve = self.now() + RESOLVE;
+            self.resolve(None).await?;
+        }
+        Ok(())
+    }
+
+    fn tell_features(&self, change: impl FnOnce(&mut Features)) {
+        change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn added(
+        &mut self,
+        conn: ConnId,
+        remote: PeerName,
+        conn_uid: u64,
+        features: &Features,
+        outbound: bool,
+    ) -> anyhow::Result<()> {
+        let Some(ends) = self.connections.start(conn) else {
+            return Ok(());
+        };
+        let our_port = self.options.port;
+        let new = NewConnection {
+            conn,
+            remote,
+            conn_uid,
+            features,
+            outbound,
+            ends,
+            our_port,
+        };
+        match self.neighbours.add(self.now(), new) {
+            Err(error) => {
+                self.connections.close(conn);
+                self.mesh_input(Input::Closed {
+                    conn,
+                    error: error.to_string(),
+                });
+                return Ok(());
+            }
+            Ok(port) => {
+                if let Err(error) = self.receive_on(port).await {
+                    tracing::warn!("VXLAN for {remote} on UDP port {port}: {error:#}");
+                }
+            }
+        }
+        self.resolve(Some(conn)).await
+    }
+
+    /// Sees to it that VXLAN is received on a UDP port (wire.md 8.2).
+    async fn receive_on(&mut self, port: u16) -> anyhow::Result<()> {
+        if self.datapath.vxlan(port).is_some() {
+            return Ok(());
+        }
+        let bridge = self.nl.link(&self.options.bridge).await?;
+        let name = format!("vxlan-{port}");
+        let link = bridge::ensure_vxlan(&self.nl, &name, port, &bridge, false).await?;
+        self.datapath.add_vxlan(&name, link.index, port)?;
+        Ok(())
+    }
+
+    /// Finds anew how packets leave, and adapts to it.
+    async fn resolve(&mut self, only: Option<ConnId>) -> anyhow::Result<()> {
+        let changed = self.neighbours.resolve(&self.nl, only).await;
+        for conn in changed {
+            self.tables_stale = true;
+            let Some(neighbour) = self.neighbours.get(conn) else {
+                continue;
+            };
+            let Some(way) = neighbour.way.clone() else {
+                continue;
+            };
+            if let Err(error) = self.datapath.add_underlay(&way.device, way.ifindex, way.mtu) {
+                tracing::warn!("VXLAN from {} takes the slow path: {error}", way.device);
+            }
+        }
+        self.datapath.set_local_ips(&self.neighbours.local_ips())?;
+        if self.mtu.adapt(&self.neighbours) {
+            self.change_mtu().await?;
+        }
+        Ok(())
+    }
+
+    async fn change_mtu(&mut self) -> anyhow::Result<()> {
+        let Mtu { bytes, reason, .. } = &self.mtu;
+        tracing::info!("overlay MTU is now {bytes} ({reason})");
+        let (bytes, bridge) = (*bytes, self.options.bridge.clone());
+        self.tell_features(|features| {
+            features.extra.insert(FEATURE_MTU.to_owned(), bytes.to_string());
+        });
+        let link = self.nl.link(&bridge).await?;
+        self.nl.set_mtu(&link, bytes).await?;
+        self.tables_stale = true;
+        let nl = self.nl.clone();
+        tokio::spawn(async move {
+            if let Err(error) = ps::set_guest_mtu(&nl, &bridge, bytes).await {
+                tracing::warn!("cannot set the MTU of all containers to {bytes}: {error}");
+            }
+        });
+        Ok(())
+    }
+
+    /// Writes maps, saves, answers, sends: in this order.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.tables_stale) {
+            self.write_tables()?;
+        }
+        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
+            self.store
+                .save_ipam(&persisted)
+                .context("Error persisting ring data")?;
+        }
+        self.answer();
+        let unix = unix_now();
+        for conn in std::mem::take(&mut self.to_pump) {
+            let (mesh, channels) = (&mut self.mesh, &mut self.channels);
+            self.connections
+                .pump(conn, || mesh.poll_send(conn, unix, channels));
+        }
+        Ok(())
+    }
+
+    fn write_tables(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        let view = self.view();
+        let tables = self.forwarding.update(now, &view);
+        self.datapath.apply(&tables)?;
+        Ok(())
+    }
+
+    fn view(&self) -> View {
+        let mesh = &self.mesh;
+        let own = mesh.short_id_of(self.name).map_or(0, |id| id.get().into());
+        let owns = |name: PeerName| {
+            mesh.short_id_of(name)
+                .filter(|id| mesh.short_id_owner(*id) == Some(name))
+        };
+        let peers = mesh
+            .peers()
+            .map(|peer| peer.name)
+            .filter(|name| *name != self.name);
+        View {
+            own,
+            own_name: Some(self.name),
+            peers: peers.filter_map(|name| Some((name, owns(name)?))).collect(),
+            routes: mesh
+                .unicast_routes()
+                .filter_map(|(to, via)| Some((to, via?)))
+                .collect(),
+            links: self
+                .neighbours
+                .links(self.mtu.bytes, |port| self.datapath.vxlan(port)),
+            floods: self.floods.clone(),
+        }
+    }
+
+    /// Local containers keep talking to each other; the overlay stands still.
+    fn shut_down(mut self) -> anyhow::Result<()> {
+        self.mesh_input(Input::Shutdown);
+        self.with_ipam(|ipam, _| ipam.stop());
+        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
+            self.store.save_ipam(&persisted)?;
+        }
+        self.answer();
+        self.datapath.enable(false)?;
+        self.datapath
+            .apply(&crate::overlay::forwarding::Tables::default())?;
+        Ok(())
+    }
+}
+
+/// Is this the host's end of a container's veth?
+fn is_port(name: &str) -> bool {
+    name.starts_with(HOST_END) || name.starts_with(PLUGIN_END)
+}

@@ -1,0 +1,254 @@
+//! The daemon as the HTTP API sees it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::oneshot;
+
+use super::event::{Answer, Event, Events, Request};
+use crate::api::backend::{Backend, BackendError, OwnedList};
+use crate::api::report::Report;
+use crate::ipam::address::{Address, Cidr};
+use crate::ipam::operations::RequestId;
+use crate::mesh::targets::ResolvedPeer;
+
+/// A way to ask the daemon's loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    events: Events,
+    default_subnet: Option<Cidr>,
+    port: u16,
+    next_request: Arc<AtomicU64>,
+    ready: Arc<AtomicBool>,
+}
+
+/// Cancels a request whose client went away.
+struct CancelOnDrop<'a> {
+    events: &'a Events,
+    request: RequestId,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.events
+                .send_later(Event::Request(Request::Cancel(self.request)));
+        }
+    }
+}
+
+impl Handle {
+    /// `default_subnet` is `None` without IPAM; `port` is taken for peers given without one.
+    #[must_use]
+    pub fn new(events: Events, default_subnet: Option<Cidr>, port: u16, ready: Arc<AtomicBool>) -> Self {
+        Self {
+            events,
+            default_subnet,
+            port,
+            next_request: Arc::new(AtomicU64::new(1)),
+            ready,
+        }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, BackendError> {
+        let (answer, result) = oneshot::channel();
+        self.events.send(Event::Request(request(answer))).await;
+        result.await.unwrap_or(Err(BackendError::Stopping))
+    }
+
+    /// For requests that may wait long: given up when the client goes away.
+    async fn ask_patiently<T>(
+        &self,
+        request: impl FnOnce(RequestId, Answer<T>) -> Request,
+    ) -> Result<T, BackendError> {
+        let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let mut guard = CancelOnDrop {
+            events: &self.events,
+            request: number,
+            armed: true,
+        };
+        let result = self.ask(|answer| request(number, answer)).await;
+        guard.armed = false;
+        result
+    }
+}
+
+impl Backend for Handle {
+    fn ipam_enabled(&self) -> bool {
+        self.default_subnet.is_some()
+    }
+
+    async fn allocate(
+        &self,
+        id: String,
+        subnet: Option<Cidr>,
+        check_alive: bool,
+    ) -> Result<Cidr, BackendError> {
+        self.ask_patiently(|request, answer| Request::Allocate {
+            request,
+            id,
+            subnet,
+            is_container: check_alive,
+            answer,
+        })
+        .await
+    }
+
+    async fn claim(
+        &self,
+        id: String,
+        cidr: Cidr,
+        check_alive: bool,
+        no_error_on_unknown: bool,
+    ) -> Result<(), BackendError> {
+        self.ask_patiently(|request, answer| Request::Claim {
+            request,
+            id,
+            cidr,
+            is_container: check_alive,
+            no_error_on_unknown,
+            answer,
+        })
+        .await
+    }
+
+    async fn lookup(&self, id: String, subnet: Option<Cidr>) -> Result<Vec<Cidr>, BackendError> {
+        self.ask(|answer| Request::Lookup(id, subnet, answer)).await
+    }
+
+    async fn owned(&self) -> Result<OwnedList, BackendError> {
+        self.ask(Request::Owned).await
+    }
+
+    async fn free(&self, id: String, addr: Address) -> Result<(), BackendError> {
+        self.ask(|answer| Request::Free(id, addr, answer)).await
+    }
+
+    async fn free_all(&self, id: String) -> Result<(), BackendError> {
+        self.ask(|answer| Request::FreeAll(id, answer)).await
+    }
+
+    async fn prime(&self) -> Result<(), BackendError> {
+        self.ask_patiently(|request, answer| Request::Prime { request, answer })
+            .await
+    }
+
+    fn default_subnet(&self) -> Option<Cidr> {
+        self.default_subnet
+    }
+
+    async fn connect(&self, peers: Vec<String>, replace: bool) -> Result<(), BackendError> {
+        let (good, bad) = resolve_all(&peers, self.port).await;
+        self.ask(|answer| Request::Connect(good, replace, answer)).await?;
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(BackendError::BadRequest(bad.join("\n")))
+        }
+    }
+
+    async fn forget(&self, peers: Vec<String>) -> Result<(), BackendError> {
+        self.ask(|answer| Request::Forget(peers, answer)).await
+    }
+
+    async fn depart(&self) -> Result<(), BackendError> {
+        self.ask(Request::Depart).await
+    }
+
+    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
+        self.ask(|answer| Request::RemovePeer(peer, answer)).await
+    }
+
+    async fn report(&self) -> Result<Report, BackendError> {
+        self.ask(Request::Report).await.map(|report| *report)
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+}
+
+/// Resolves peers given by the user; the second list has one error line for each bad one.
+pub async fn resolve_all(peers: &[String], port: u16) -> (Vec<ResolvedPeer>, Vec<String>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for peer in peers {
+        match resolve(peer, port).await {
+            Ok(peer) => good.push(peer),
+            Err(error) => bad.push(error),
+        }
+    }
+    (good, bad)
+}
+
+/// `host` or `host:port` (wire.md 5.1).
+async fn resolve(text: &str, our_port: u16) -> Result<ResolvedPeer, String> {
+    let (host, port) = split(text)?;
+    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, 0)],
+        Err(_) => tokio::net::lookup_host((host, 0))
+            .await
+            .map_err(|error| format!("cannot resolve peer \"{host}\": {error}"))?
+            .collect(),
+    };
+    let mut addr = found
+        .iter()
+        .find(|addr| addr.is_ipv4())
+        .or(found.first())
+        .copied()
+        .ok_or_else(|| format!("cannot resolve peer \"{host}\": no address found"))?;
+    addr.set_port(port.unwrap_or(our_port));
+    Ok(ResolvedPeer {
+        text: text.to_owned(),
+        addr,
+        port_given: port.is_some(),
+    })
+}
+
+fn split(text: &str) -> Result<(&str, Option<u16>), String> {
+    let invalid = || format!("invalid peer name \"{text}\", should be host[:port]");
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            (host, rest.strip_prefix(':'))
+        }
+        None if text.matches(':').count() > 1 => {
+            return Err(format!("address {text}:0: too many colons in address"));
+        }
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(invalid());
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok((host, None)),
+        Some(Ok(0)) => Ok((host, None)),
+        Some(Ok(port)) => Ok((host, Some(port))),
+        Some(Err(_)) => Err(invalid()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_as_users_write_them() {
+        assert_eq!(split("10.0.0.1"), Ok(("10.0.0.1", None)));
+        assert_eq!(split("host:7783"), Ok(("host", Some(7783))));
+        assert_eq!(split("[fd00::1]:7783"), Ok(("fd00::1", Some(7783))));
+        for bad in ["", ":6783", "host:port", "host:70000", "a b", "[fd00::1"] {
+            assert!(
+                split(bad).is_err_and(|e| e.contains("should be host[:port]")),
+                "{bad}"
+            );
+        }
+        assert_eq!(
+            split("fd00::1"),
+            Err("address fd00::1:0: too many colons in address".to_owned())
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! From options to a running daemon. What can fail is tried before anything is made; what was
+//! made is taken away again when a later step fails.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::connections;
+use super::core::{Daemon, OurChannels, Parts};
+use super::event::Events;
+use super::handle::{Handle, resolve_all};
+use super::mtu::Mtu;
+use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
+use crate::api::backend::Backend;
+use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
+use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
+use crate::identity;
+use crate::ipam::allocator::{self, Allocator};
+use crate::mesh::core::{self, Mesh};
+use crate::mesh::handshake::Features;
+use crate::mesh::name::{PeerName, ShortId};
+use crate::mesh::{Now, transport};
+use crate::net::Netlink;
+use crate::net::bridge::{self, BridgeConfig};
+use crate::overlay::fastdp::datapath::Datapath;
+use crate::store::{Identity, Store};
+
+/// Runs the daemon in the foreground until SIGINT or SIGTERM.
+pub fn run(options: LaunchOptions) -> anyhow::Result<()> {
+    super::logging::init(options.log_level);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(start(options))
+}
+
+/// File of the persistent state.
+const STORE: &str = "weave.redb";
+
+struct Listeners {
+    mesh: TcpListener,
+    http: [Option<Listener>; 3],
+}
+
+async fn start(options: LaunchOptions) -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tracing::info!("weave  {}", crate::VERSION);
+    let store = Store::open(options.paths.data_dir.join(STORE))?;
+    let nl = Netlink::current().await?;
+    let existing = nl.find_link(&options.bridge).await?;
+    let saved = store.load()?;
+    let root = Path::new("/");
+    let sources = identity::Sources {
+        given: options.name,
+        persisted: saved.identity.map(|known| known.name),
+        bridge: existing.as_ref().and_then(|link| link.mac),
+        root,
+        host_root: root,
+    };
+    let name = identity::peer_name(&sources, &mut rand::rng())?;
+    let nickname = options.nickname.clone();
+    tracing::info!("Our name is {name}({nickname})");
+    tracing::info!("Communication between peers is unencrypted.");
+
+    // The short ID we had before: our kernel and other peers may still be using it.
+    let before = saved
+        .identity
+        .filter(|known| known.name == name)
+        .and_then(|known| known.short_id);
+    let short_id = before
+        .or_else(|| ShortId::new(rand::random_range(0..ShortId::COUNT as u64)))
+        .context("no short ID")?;
+    store.save_identity(&Identity {
+        name,
+        short_id: Some(short_id),
+    })?;
+    let peers = if options.resume {
+        saved.direct_peers.clone().unwrap_or_default()
+    } else {
+        options.peers.clone()
+    };
+    match options.resume {
+        true => tracing::info!("Restart/resume detected - using persisted peer list: {peers:?}"),
+        false => tracing::info!("Launch detected - using supplied peer list: {peers:?}"),
+    }
+    let (resolved, bad) = resolve_all(&peers, options.port).await;
+    if !bad.is_empty() {
+        bail!(bad.join("\n"));
+    }
+    let listeners = listen(&options).await?;
+    let mut datapath = Datapath::load(&options.paths.bpf_dir, options.xdp)?;
+    let mtu = match options.mtu {
+        MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
+        MtuOption::Auto => Mtu::auto(&nl, &options.bridge).await?,
+    };
+
+    if let Err(error) = make_devices(&options, &nl, &mut datapath, name, &mtu).await {
+        if existing.is_none() {
+            take_away(&options, &nl).await;
+        }
+        return Err(error);
+    }
+    datapath.set_short_id(short_id.get())?;
+    datapath.enable(true)?;
+    tracing::info!("Bridge type is bridged_fastdp");
+
+    let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu)));
+    let uid = ours.lock().map(|f| f.uid).unwrap_or_default();
+    let mesh = Mesh::new(
+        core::Config {
+            name,
+            nickname: nickname.clone(),
+            uid,
+            short_id,
+            port: options.port,
+            conn_limit: options.conn_limit,
+            discovery: options.discovery,
+            seed: rand::random(),
+        },
+        Now::ZERO,
+    );
+    let ipam = options.ipam.as_ref().map(|ipam| {
+        let config = allocator::Config {
+            name,
+            nickname,
+            uid,
+            universe: ipam.range,
+            default_subnet: ipam.default_subnet,
+            mode: ipam.init.clone(),
+            seed: rand::random(),
+        };
+        Allocator::new(config, saved.ipam)
+    });
+    let events = Events::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
+    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
+
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(connections::accept(
+        listeners.mesh,
+        events.0.clone(),
+        ours.clone(),
+    ));
+    let servers = serve_http(listeners.http, &handle, &stopped);
+    let channels = OurChannels { ipam };
+    let daemon = Daemon::new(Parts {
+        options,
+        name,
+        mesh,
+        channels,
+        store,
+        datapath,
+        nl,
+        ours,
+        mtu,
+        events,
+    })?;
+    let mut daemon_stopped = stopped.clone();
+    let running = tokio::spawn(daemon.run(async move {
+        let _ = daemon_stopped.wait_for(|stop| *stop).await;
+    }));
+    let texts = resolved.into_iter().map(|peer| peer.text).collect();
+    handle
+        .connect(texts, true)
+        .await
+        .context("cannot set the initial peers")?;
+    ready.store(true, Ordering::Release);
+    // Only systemd listens, if anybody does.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let mut running = running;
+    let ended = tokio::select! {
+        ended = &mut running => Some(ended),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    if ended.is_none() {
+        tracing::info!("=== received SIGINT/SIGTERM ===");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
+    let _ = stop.send(true);
+    let result = match ended {
+        Some(ended) => ended,
+        None => running.await,
+    };
+    for server in servers {
+        let _ = server.await;
+    }
+    tracing::info!("*** exiting");
+    result.context("the daemon's loop has failed")?
+}
+
+async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
+    let mesh = transport::listen(options.host, options.port).with_context(|| {
+        format!(
+            "cannot listen for peers on TCP port {}: is another weave running on this host? Choose another \
+             port with --port",
+            options.port
+        )
+    })?;
+    let http = [
+        Listener::bind(&options.http_addr).await?,
+        Listener::bind(&options.status_addr).await?,
+        Listener::bind(&options.metrics_addr).await?,
+    ];
+    for (what, address) in [("control", &options.http_addr), ("status", &options.status_addr)] {
+        if !address.is_empty() {
+            tracing::info!("Listening for HTTP {what} messages on {address}");
+        }
+    }
+    Ok(Listeners { mesh, http })
+}
+
+async fn make_devices(
+    options: &LaunchOptions,
+    nl: &Netlink,
+    datapath: &mut Datapath,
+    name: PeerName,
+    mtu: &Mtu,
+) -> anyhow::Result<()> {
+    let config = BridgeConfig {
+        name: options.bridge.clone(),
+        mac: name.to_bytes(),
+        mtu: mtu.bytes,
+    };
+    let bridge = bridge::ensure(nl, &config).await?;
+    let port = options.port.wrapping_add(1);
+    let vxlan = format!("vxlan-{port}");
+    let link = bridge::ensure_vxlan(nl, &vxlan, port, &bridge, true).await?;
+    datapath.add_vxlan(&vxlan, link.index, port)?;
+    Ok(())
+}
+
+/// After a failed first start nothing of ours may stay. State files may: they hold our name.
+async fn take_away(options: &LaunchOptions, nl: &Netlink) {
+    if let Err(error) = bridge::delete_all(nl, &options.bridge).await {
+        tracing::warn!("{error}");
+    }
+    let pins = &options.paths.bpf_dir;
+    if let Err(error) = std::fs::remove_dir_all(pins) {
+        tracing::warn!("cannot remove {}: {error}", pins.display());
+    }
+}
+
+fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Features {
+    Features {
+        name,
+        nickname: nickname.to_owned(),
+        uid: identity::new_uid(&mut rand::rng()),
+        conn_id: 0,
+        short_id: Some(short_id),
+        trusted: false,
+        overlays: Some(vec![FASTDP.to_owned()]),
+        extra: BTreeMap::from([
+            (FEATURE_MTU.to_owned(), mtu.bytes.to_string()),
+            (
+                FEATURE_IMPLEMENTATION.to_owned(),
+                format!("weave-ctl {}", crate::VERSION),
+            ),
+        ]),
+    }
+}
+
+fn serve_http(
+    listeners: [Option<Listener>; 3],
+    handle: &Handle,
+    stopped: &watch::Receiver<bool>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let routers = [
+        control_router(handle.clone()),
+        status_router(handle.clone()),
+        metrics_router(handle.clone()),
+    ];
+    listeners
+        .into_iter()
+        .zip(routers)
+        .filter_map(|(listener, router)| {
+            let mut stopped = stopped.clone();
+            let stop = async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            };
+            Some(tokio::spawn(serve(listener?, router, stop)))
+        })
+        .collect()
+}
