@@ -55,6 +55,21 @@ impl Range {
     pub fn contains(self, addr: Address) -> bool {
         (self.start..self.end).contains(&addr)
     }
+    /// The fewest CIDRs that make up the range, ascending.
+    #[must_use]
+    pub fn cidrs(self) -> Vec<Cidr> {
+        let mut cidrs = Vec::new();
+        let mut addr = self.start;
+        while addr < self.end {
+            // As large as alignment and the rest allow.
+            let bits = addr.trailing_zeros().min((self.end - addr).ilog2());
+            #[expect(clippy::cast_possible_truncation, reason = "at most 32")]
+            let prefix_len = 32 - bits as u8;
+            cidrs.push(Cidr { addr, prefix_len });
+            addr = addr.saturating_add(1 << bits);
+        }
+        cidrs
+    }
     /// Do the two share an address?
     #[must_use]
     pub fn overlaps(self, other: Range) -> bool {
@@ -163,5 +178,25 @@ impl FromStr for Cidr {
             }),
             _ => Err(syntax()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_as_cidrs() {
+        let cidrs = |start, end| {
+            let cidrs = Range { start, end }.cidrs();
+            cidrs.iter().map(Cidr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(cidrs(0x0a20_0000, 0x0a30_0000), ["10.32.0.0/12"]);
+        assert_eq!(
+            cidrs(0x0a20_0001, 0x0a20_0009),
+            ["10.32.0.1/32", "10.32.0.2/31", "10.32.0.4/30", "10.32.0.8/32"]
+        );
+        assert_eq!(cidrs(5, 5), [] as [&str; 0]);
+        assert_eq!(cidrs(0, u32::MAX).len(), 32);
     }
 }

@@ -2,6 +2,10 @@
 
 pub mod address;
 pub mod allocator;
+#[cfg(test)]
+mod allocator_tests;
+mod containers;
+mod gossip;
 mod merge;
 pub mod message;
 pub mod mode;

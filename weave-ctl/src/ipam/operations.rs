@@ -1,15 +1,13 @@
-//! Allocate, claim, free, prime (control.md 1.10), and what containers do (1.12).
+//! Allocate, claim, free, prime (control.md 1.10).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::address::{Address, Cidr, CidrError, Range};
 use super::allocator::Allocator;
 use super::message::Unicast;
-use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
@@ -25,8 +23,6 @@ pub const EXPOSE: &str = "weave:expose";
 pub const MAX_PENDING: usize = 65_536;
 /// A claim that cannot reach the owner fails after this many tries.
 const MAX_CLAIM_TRIES: u32 = 5;
-/// How long a dead container keeps its addresses.
-const GRACE: Duration = Duration::from_secs(30);
 
 /// The end of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -395,7 +391,7 @@ impl Allocator {
         self.cancel_pending(|_| true);
     }
 
-    fn cancel_pending(&mut self, which: impl Fn(&str) -> bool) {
+    pub(super) fn cancel_pending(&mut self, which: impl Fn(&str) -> bool) {
         let claims = self.pending.claims.extract_if(.., |c| which(&c.id));
         let claims = claims.filter(|c| !c.answered).map(|c| c.request);
         let allocates = self.pending.allocates.extract_if(.., |a| which(&a.id));
@@ -448,50 +444,6 @@ impl Allocator {
             && self.ring.range.contains(addr)
         {
             warn!("[allocator {}] {error}", self.config.name);
-        }
-    }
-
-    /// Docker: the container has died. It keeps its addresses for 30 s.
-    pub fn container_died(&mut self, out: &dyn Outlet, id: &str) {
-        if self.owned.is_container(id) {
-            self.dead.insert(id.to_owned(), out.now());
-        }
-        self.cancel_pending(|pending| pending == id);
-    }
-
-    /// Docker: the container runs.
-    pub fn container_started(&mut self, id: &str) {
-        self.dead.remove(id);
-    }
-
-    /// Docker: the container is gone for good.
-    pub fn container_destroyed(&mut self, id: &str) {
-        if self.owned.is_container(id) {
-            // It owns something, so this cannot fail.
-            let _ = self.free_all(id);
-        }
-    }
-
-    /// At start, with Docker: releases what belongs to containers that do not run.
-    pub fn retain_containers(&mut self, running: &[String]) {
-        let running: HashSet<&str> = running.iter().map(String::as_str).collect();
-        let records = self.owned.records();
-        let gone = records.filter(|r| r.is_container && !running.contains(r.id.as_str()));
-        let gone: Vec<String> = gone.map(|r| r.id.clone()).collect();
-        for id in gone {
-            info!(
-                "[allocator {}] releasing addresses of {id}, which does not run",
-                self.config.name
-            );
-            let _ = self.free_all(&id);
-        }
-    }
-
-    pub(super) fn release_dead(&mut self, now: Now) {
-        let expired = self.dead.extract_if(|_, died| now.saturating_sub(*died) > GRACE);
-        let expired: Vec<String> = expired.map(|(id, _)| id).collect();
-        for id in expired {
-            let _ = self.free_all(&id);
         }
     }
 }

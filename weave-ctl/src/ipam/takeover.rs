@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
-use super::allocator::{Allocator, broadcast};
+use super::allocator::Allocator;
+use super::gossip::broadcast;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
