@@ -16,8 +16,8 @@ pub const SPANNING_TREE: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
 
 /// Not ours: let the next program, then the kernel, have it.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
-pub const OK: i32 = TC_ACT_OK as i32;
-pub const DROP: i32 = TC_ACT_SHOT as i32;
+pub const OK: i32 = TC_ACT_OK;
+pub const DROP: i32 = TC_ACT_SHOT;
 
 #[repr(C)]
 #[derive(Clone, Copy)]

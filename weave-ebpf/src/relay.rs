@@ -73,7 +73,7 @@ pub fn is_ours(config: &Config, outer: &Outer) -> bool {
 
 #[inline(always)]
 fn is_port(config: &Config, port: u16) -> bool {
-    port != 0 && config.ports.iter().any(|&ours| ours == port)
+    port != 0 && config.ports.contains(&port)
 }
 
 #[inline(always)]

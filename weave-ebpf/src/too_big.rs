@@ -227,7 +227,7 @@ fn reply(eth: &Eth) -> Eth {
 /// Adds a value whose size is a multiple of four to a ones' complement sum.
 #[inline(always)]
 fn add<T>(sum: u32, value: &mut T) -> u32 {
-    const { assert!(size_of::<T>() % 4 == 0) };
+    const { assert!(size_of::<T>().is_multiple_of(4)) };
     // SAFETY: `value` is readable for its size; nothing is subtracted.
     unsafe {
         bpf_csum_diff(

@@ -140,7 +140,7 @@ pub fn report(
         src,
         dst,
     };
-    if EVENTS.output(&event, 0).is_ok() {
+    if EVENTS.output(event, 0).is_ok() {
         count!(heartbeat);
     } else {
         count!(drop_events_full);

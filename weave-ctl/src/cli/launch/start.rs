@@ -20,6 +20,8 @@ const RUNNING: u8 = 3;
 const DETACHED: &str = "WEAVE_DETACHED";
 /// How often the daemon is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(50);
+/// How long somebody else's control address may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// After this long a person is told what we wait for.
 const TALK_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log of a daemon that died is shown, in bytes and in lines.
@@ -45,12 +47,7 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     }
     let client = Client::new(&options.http_addr, &options.paths.run_dir);
     block_on(async {
-        if !options.http_addr.is_empty()
-            && client
-                .ask("GET", "/status", &[])
-                .await
-                .is_ok_and(|r| r.status / 100 == 2)
-        {
+        if !options.http_addr.is_empty() && answers(&client).await {
             return Err(Failure::new(1, "Weave Net is already running"));
         }
         check_range(&options).await
@@ -59,6 +56,12 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     block_on(wait_until_ready(&mut child, &options, &client))?;
     out(&format!("{}\n", child.id()));
     Ok(())
+}
+
+/// Does a Weave Net answer at the control address? Whatever else listens there may never answer.
+async fn answers(client: &Client) -> bool {
+    let asked = tokio::time::timeout(PATIENCE, client.ask("GET", "/status", &[])).await;
+    asked.is_ok_and(|answer| answer.is_ok_and(|reply| reply.status / 100 == 2))
 }
 
 fn already_running() -> Failure {
