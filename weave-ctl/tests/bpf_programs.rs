@@ -602,13 +602,13 @@ fn too_long_for_the_path() {
     assert_eq!(out[34..36], [3, 4], "fragmentation needed");
     assert_eq!(out[38..42], [0, 0, 5, 0x88], "MTU 1416");
     assert_eq!(checksum(&out[34..]), 0);
-    assert_eq!(out[42..], frame[14..42], "header and 8 bytes");
+    assert_eq!(out[42..], frame[14..110], "header and the start of its payload");
 
     let frame = ipv6_frame(THERE, HERE, 1417);
     let (verdict, out) = bench.tc("weave_port", &frame);
     assert_eq!((verdict, out[54], out[55]), (REDIRECT, 2, 0), "packet too big");
     assert_eq!(out[58..62], [0, 0, 5, 0x88]);
-    let pseudo = [&out[22..54], &[0, 0, 0, 56, 0, 0, 0, 58], &out[54..]].concat();
+    let pseudo = [&out[22..54], &[0, 0, 0, 104, 0, 0, 0, 58], &out[54..]].concat();
     assert_eq!(checksum(&pseudo), 0);
     assert_eq!(out[22..38], frame[38..54], "from the destination");
 

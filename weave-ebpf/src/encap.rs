@@ -2,8 +2,9 @@
 
 use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode, bpf_tunnel_key,
-    bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX,
+    bpf_adj_room_mode, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
+    bpf_tunnel_key__bindgen_ty_3,
 };
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_redirect_neigh, bpf_skb_set_tunnel_key};
 use aya_ebpf::programs::TcContext;
@@ -15,7 +16,9 @@ use crate::packet::{DROP, Eth, Ipv4, Outer, Udp, Vxlan, redirect, store, vni};
 /// `BPF_ADJ_ROOM_ENCAP_L2(14)`: the inner Ethernet header alone. GSO looks for the inner frame
 /// by this length, so counting the VXLAN header in would stall TCP.
 const ENCAP_L2_LEN: u64 = 14 << 56;
-const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+/// The segments keep their size: the overlay's MTU leaves room for the outer headers.
+const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64

@@ -2,7 +2,7 @@
 
 use weave_common::{Config, MacEntry, MacKey};
 
-use crate::maps::{MACS, count, mac};
+use crate::maps::{MACS, count, mac, peer};
 use crate::packet::is_group;
 
 /// A frame from `address` came in at local port `ifindex` (0: by way of the bridge).
@@ -46,30 +46,36 @@ pub fn local(config: &Config, address: [u8; 6], ifindex: u32) {
     }
 }
 
-/// A frame from `address` came from peer `peer`.
+/// A frame from `address` came from peer `src`. False, and nothing learnt, if there is no such peer.
 #[inline(always)]
-pub fn remote(config: &Config, address: [u8; 6], peer: u32) {
-    let entry = MacEntry {
-        ifindex: 0,
-        peer: peer as u16,
-        flags: 0,
-        last_seen_s: 0,
-    };
-    match mac(address) {
-        Some(known) if known.flags & MacEntry::LOCAL == 0 && u32::from(known.peer) == peer => {
-            if stale(config, known) {
-                write(config, address, entry);
-            }
+pub fn remote(config: &Config, address: [u8; 6], src: u32) -> bool {
+    let known = mac(address);
+    if let Some(known) = known
+        && known.flags & MacEntry::LOCAL == 0
+        && u32::from(known.peer) == src
+    {
+        // Its peer was known when it was learnt, and entries go with their peer.
+        if !stale(config, known) {
+            return true;
         }
-        known => {
-            if known.is_some() {
-                count!(moved);
-            } else {
-                count!(learnt);
-            }
-            write(config, address, entry);
-        }
+    } else if peer(src).is_none() {
+        return false;
+    } else if known.is_some() {
+        count!(moved);
+    } else {
+        count!(learnt);
     }
+    write(
+        config,
+        address,
+        MacEntry {
+            ifindex: 0,
+            peer: src as u16,
+            flags: 0,
+            last_seen_s: 0,
+        },
+    );
+    true
 }
 
 /// May frames come from this address at all?

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::count;
-use crate::packet::{DROP, ETH_LEN, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, ifindex, redirect, store};
+use crate::packet::{DROP, ETH_LEN, ETH_P_IP, ETH_P_IPV6, Eth, Ipv4, at, ifindex, redirect, store};
 
 /// Does a frame fit the path?
 pub enum Fit {
@@ -44,17 +44,18 @@ pub fn check(ctx: &TcContext, eth: &Eth, mtu: u32) -> Fit {
     }
 }
 
-/// Length of one segment's IP packet.
+/// Length of one segment's IP packet. Super-packets have their headers in the linear part.
 #[inline(always)]
 fn segment_len(ctx: &TcContext, eth: &Eth, gso_size: u32) -> u32 {
+    let byte = |offset: usize| at::<u8>(ctx.data(), ctx.data_end(), offset).copied();
     let (l3, protocol) = if eth.proto() == ETH_P_IP {
-        let ihl = ctx.load::<u8>(ETH_LEN).unwrap_or(0x45);
-        (u32::from(ihl & 0xf) * 4, ctx.load::<u8>(ETH_LEN + 9).unwrap_or(0))
+        let ihl = byte(ETH_LEN).unwrap_or(0x45);
+        (u32::from(ihl & 0xf) * 4, byte(ETH_LEN + 9))
     } else {
-        (40, ctx.load::<u8>(ETH_LEN + 6).unwrap_or(0))
+        (40, byte(ETH_LEN + 6))
     };
-    let l4 = if protocol == IPPROTO_TCP {
-        u32::from(ctx.load::<u8>(ETH_LEN + l3 as usize + 12).unwrap_or(0x50) >> 4) * 4
+    let l4 = if protocol == Some(IPPROTO_TCP) {
+        u32::from(byte(ETH_LEN + l3 as usize + 12).unwrap_or(0x50) >> 4) * 4
     } else {
         8
     };
@@ -86,6 +87,14 @@ struct Icmp {
     rest: [u8; 4],
 }
 
+/// What is quoted of the offending packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Quoted<H, const REST: usize> {
+    header: H,
+    rest: [u8; REST],
+}
+
 #[repr(C)]
 struct Icmp4Packet {
     eth: Eth,
@@ -93,17 +102,18 @@ struct Icmp4Packet {
     icmp: Icmp,
 }
 
-/// The offending header without options, and 8 bytes.
-const QUOTED4: usize = 28;
+/// The offending header and the start of its payload. More than RFC 792 asks for: a packet whose
+/// checksum is still to be computed cannot be cut before the checksum's place (60 bytes of IPv4
+/// header and 18 of TCP). Such a packet is far longer than this.
+const QUOTED4: usize = 96;
 
-#[inline(always)]
+// Functions of their own for their stacks: a program and what it calls have 512 bytes together.
+#[inline(never)]
 fn ipv4(ctx: &TcContext, eth: &Eth, mtu: u32) -> bool {
-    let Ok(mut quoted) = ctx.load::<[u8; QUOTED4]>(ETH_LEN) else {
+    let Ok(mut quoted) = ctx.load::<Quoted<Ipv4, { QUOTED4 - size_of::<Ipv4>() }>>(ETH_LEN) else {
         return false;
     };
-    let Ok(original) = ctx.load::<Ipv4>(ETH_LEN) else {
-        return false;
-    };
+    let original = quoted.header;
     let added = size_of::<Ipv4>() + size_of::<Icmp>();
     if !resize(ctx, QUOTED4, added) {
         return false;
@@ -159,18 +169,16 @@ struct Icmp6Packet {
     icmp: Icmp,
 }
 
-/// RFC 4443 section 2.4 (c) asks for as much as fits 1280 bytes; the header and 8 bytes suffice
-/// to find the socket.
-const QUOTED6: usize = 48;
+/// RFC 4443 section 2.4 (c) asks for as much as fits 1280 bytes; this suffices to find the socket,
+/// and to keep the checksum's place, as above.
+const QUOTED6: usize = 96;
 
-#[inline(always)]
+#[inline(never)]
 fn ipv6(ctx: &TcContext, eth: &Eth, mtu: u32) -> bool {
-    let Ok(mut quoted) = ctx.load::<[u8; QUOTED6]>(ETH_LEN) else {
+    let Ok(mut quoted) = ctx.load::<Quoted<Ipv6, { QUOTED6 - size_of::<Ipv6>() }>>(ETH_LEN) else {
         return false;
     };
-    let Ok(original) = ctx.load::<Ipv6>(ETH_LEN) else {
-        return false;
-    };
+    let original = quoted.header;
     let added = size_of::<Ipv6>() + size_of::<Icmp>();
     if !resize(ctx, QUOTED6, added) {
         return false;

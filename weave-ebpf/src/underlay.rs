@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry};
 
-use crate::maps::{EVENTS, config, count, is_sender, mac, peer};
+use crate::maps::{EVENTS, config, count, is_sender, mac};
 use crate::packet::{
     DROP, ETH_P_IP, ETH_P_IPV6, NEXT, OUTER_LEN, Outer, at, is_group, protocol, store, vni_peers,
 };
@@ -78,11 +78,10 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
         count!(drop_bad_source_mac);
         return DROP;
     }
-    if !known_source(inner.src, src) {
+    if !learn::remote(config, inner.src, src) {
         count!(drop_unknown_source);
         return DROP;
     }
-    learn::remote(config, inner.src, src);
     if !is_group(inner.dst)
         && matches!(inner.proto(), ETH_P_IP | ETH_P_IPV6)
         && let Some(to) = mac(inner.dst)
@@ -93,15 +92,6 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
     }
     count!(to_stack);
     NEXT
-}
-
-/// Is `src` a known peer? One that already has this MAC is.
-#[inline(always)]
-pub fn known_source(address: [u8; 6], src: u32) -> bool {
-    match mac(address) {
-        Some(known) if known.flags & MacEntry::LOCAL == 0 && u32::from(known.peer) == src => true,
-        _ => peer(src).is_some(),
-    }
 }
 
 /// Heartbeats pass whoever sent them, as a peer's address may change; the controller judges.

@@ -54,11 +54,10 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         count!(drop_bad_source_mac);
         return DROP;
     }
-    if !underlay::known_source(eth.src, src) {
+    if !learn::remote(config, eth.src, src) {
         count!(drop_unknown_source);
         return DROP;
     }
-    learn::remote(config, eth.src, src);
     if !is_group(eth.dst)
         && let Some(to) = mac(eth.dst)
         && to.flags & MacEntry::LOCAL != 0
