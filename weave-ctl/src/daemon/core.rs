@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -430,13 +431,36 @@ impl Daemon {
                     self.due.resolve = Now::ZERO;
                 }
             }
-            Change::Address | Change::Route => self.due.resolve = Now::ZERO,
+            Change::Address => {
+                self.close_homeless().await?;
+                self.due.resolve = Now::ZERO;
+            }
+            Change::Route => self.due.resolve = Now::ZERO,
             Change::Neighbour { ip, oif, mac } => {
                 self.tables_stale |= self.neighbours.on_neighbour(ip, oif, mac);
             }
             Change::Lost => {
                 self.scan_ports().await?;
+                self.close_homeless().await?;
                 self.due.resolve = Now::ZERO;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes connections whose local address this host no longer has, rather than wait for TCP to
+    /// notice: they are dialled again from the new one.
+    async fn close_homeless(&mut self) -> anyhow::Result<()> {
+        let mut ours = BTreeSet::new();
+        for link in self.nl.links().await? {
+            let addresses = self.nl.addresses(link.index).await?;
+            ours.extend(addresses.into_iter().map(|cidr| Ipv4Addr::from(cidr.addr)));
+        }
+        for (conn, local) in self.neighbours.local_ends() {
+            if !ours.contains(&local) {
+                self.connections.close(conn);
+                let error = format!("this host no longer has the address {local}");
+                self.mesh_input(Input::Closed { conn, error });
             }
         }
         Ok(())
