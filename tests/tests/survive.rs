@@ -288,3 +288,23 @@ fn kernels_without_tcx() {
         Ok(())
     });
 }
+
+#[test]
+fn an_upgrade_loses_no_packet() {
+    Plan::mesh(2).test("upgrade", |lab: &Lab| {
+        lab.launch_all(&[])?;
+        let (first, second) = (lab.host(1)?, lab.host(2)?);
+        let ((one, _), (_, target)) = (first.attached("c1")?, second.attached("c2")?);
+        one.wait_ping(target)?;
+        let ping = start_ping(&one, target)?;
+        more_answers(&ping, 5)?;
+        for host in [first, second] {
+            host.weave(&["stop", "--keep-traffic"])?.ok()?;
+            more_answers(&ping, 10).context("between two versions")?;
+            host.launch(&[&first.address().to_string()])?;
+            more_answers(&ping, 10).context("with programs replaced")?;
+        }
+        first.wait_connections(1, "established fastdp")?;
+        none_lost(ping)
+    });
+}

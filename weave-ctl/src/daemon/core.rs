@@ -69,6 +69,15 @@ impl Channels for OurChannels {
     }
 }
 
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The overlay stops; containers of this host go on talking to each other.
+    Stop,
+    /// The kernel goes on until the next daemon takes over.
+    HandOver,
+}
+
 /// What the loop is made from.
 pub struct Parts {
     /// As launched.
@@ -196,8 +205,8 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// Runs until `stop` completes. Leaves local traffic working and the rest stopped.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` completes, which says what is to be left behind.
+    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let ring = maps::open_events(&self.options.paths.bpf_dir)?;
@@ -209,10 +218,10 @@ impl Daemon {
         self.find_attached();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;
-        loop {
+        let ending = loop {
             let deadline = tokio::time::Instant::from_std(self.started + self.next_deadline());
             tokio::select! {
-                () = &mut stop => break,
+                ending = &mut stop => break ending,
                 Some(event) = inbox.recv() => {
                     self.on_event(event);
                     for _ in 1..BATCH {
@@ -231,8 +240,8 @@ impl Daemon {
             self.on_time().await?;
             self.carry_out().await?;
             self.settle()?;
-        }
-        self.shut_down()
+        };
+        self.shut_down(ending)
     }
 
     fn next_deadline(&self) -> Now {
@@ -727,14 +736,16 @@ impl Daemon {
         }
     }
 
-    /// Local containers keep talking to each other; the overlay stands still.
-    fn shut_down(mut self) -> anyhow::Result<()> {
+    fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
         if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
             self.store.save_ipam(&persisted)?;
         }
         self.answer();
+        if ending == Ending::HandOver {
+            return Ok(());
+        }
         self.datapath.enable(false)?;
         self.datapath
             .apply(&crate::overlay::forwarding::Tables::default())?;
