@@ -32,8 +32,8 @@ const INIT: &str = r#"
 mkdir -p /run/containerd
 mount --make-rprivate / && mount -t tmpfs tmpfs /run/containerd || exit 1
 exec dockerd --host "unix://$1/docker.sock" --data-root "$1/data" --exec-root "$1/exec" \
-    --pidfile "$1/pid" --cgroup-parent "/$2" --bridge none --iptables=false --ip6tables=false \
-    --ip-masq=false --add-runtime "lab=$1/runtime" --default-runtime lab
+    --pidfile "$1/pid" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$2" --bridge none \
+    --iptables=false --ip6tables=false --ip-masq=false --add-runtime "lab=$1/runtime" --default-runtime lab
 "#;
 
 /// A Docker engine on a host of the lab.

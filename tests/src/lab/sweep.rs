@@ -8,10 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::netns;
+use crate::process::wait_for;
 
 pub(super) const BPF_ROOT: &str = "/sys/fs/bpf";
 
@@ -53,7 +55,11 @@ fn remove_cgroups(prefix: &str) -> Result<()> {
         .iter()
         .flat_map(|hierarchy| entries(hierarchy, prefix))
     {
-        result = result.and(remove_cgroup(&path).map_err(Into::into));
+        // Processes in it may still be ending.
+        let what = format!("{} to be removed", path.display());
+        result = result.and(wait_for(&what, Duration::from_secs(20), || {
+            Ok(Some(remove_cgroup(&path)?))
+        }));
     }
     result
 }
