@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -67,6 +68,15 @@ impl Channels for OurChannels {
             _ => None,
         }
     }
+}
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The overlay stops; containers of this host go on talking to each other.
+    Stop,
+    /// The kernel goes on until the next daemon takes over.
+    HandOver,
 }
 
 /// What the loop is made from.
@@ -196,8 +206,8 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// Runs until `stop` completes. Leaves local traffic working and the rest stopped.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` completes, which says what is to be left behind.
+    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let ring = maps::open_events(&self.options.paths.bpf_dir)?;
@@ -209,10 +219,10 @@ impl Daemon {
         self.find_attached();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;
-        loop {
+        let ending = loop {
             let deadline = tokio::time::Instant::from_std(self.started + self.next_deadline());
             tokio::select! {
-                () = &mut stop => break,
+                ending = &mut stop => break ending,
                 Some(event) = inbox.recv() => {
                     self.on_event(event);
                     for _ in 1..BATCH {
@@ -231,8 +241,8 @@ impl Daemon {
             self.on_time().await?;
             self.carry_out().await?;
             self.settle()?;
-        }
-        self.shut_down()
+        };
+        self.shut_down(ending)
     }
 
     fn next_deadline(&self) -> Now {
@@ -442,13 +452,36 @@ impl Daemon {
                     self.due.resolve = Now::ZERO;
                 }
             }
-            Change::Address | Change::Route => self.due.resolve = Now::ZERO,
+            Change::Address => {
+                self.close_homeless().await?;
+                self.due.resolve = Now::ZERO;
+            }
+            Change::Route => self.due.resolve = Now::ZERO,
             Change::Neighbour { ip, oif, mac } => {
                 self.tables_stale |= self.neighbours.on_neighbour(ip, oif, mac);
             }
             Change::Lost => {
                 self.scan_ports().await?;
+                self.close_homeless().await?;
                 self.due.resolve = Now::ZERO;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes connections whose local address this host no longer has, rather than wait for TCP to
+    /// notice: they are dialled again from the new one.
+    async fn close_homeless(&mut self) -> anyhow::Result<()> {
+        let mut ours = BTreeSet::new();
+        for link in self.nl.links().await? {
+            let addresses = self.nl.addresses(link.index).await?;
+            ours.extend(addresses.into_iter().map(|cidr| Ipv4Addr::from(cidr.addr)));
+        }
+        for (conn, local) in self.neighbours.local_ends() {
+            if !ours.contains(&local) {
+                self.connections.close(conn);
+                let error = format!("this host no longer has the address {local}");
+                self.mesh_input(Input::Closed { conn, error });
             }
         }
         Ok(())
@@ -715,14 +748,16 @@ impl Daemon {
         }
     }
 
-    /// Local containers keep talking to each other; the overlay stands still.
-    fn shut_down(mut self) -> anyhow::Result<()> {
+    fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
         if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
             self.store.save_ipam(&persisted)?;
         }
         self.answer();
+        if ending == Ending::HandOver {
+            return Ok(());
+        }
         self.datapath.enable(false)?;
         self.datapath
             .apply(&crate::overlay::forwarding::Tables::default())?;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::connections;
-use super::core::{Daemon, OurChannels, Parts};
+use super::core::{Daemon, Ending, OurChannels, Parts};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
@@ -31,7 +31,8 @@ use crate::overlay::fastdp::datapath::Datapath;
 use crate::store::{Identity, Store};
 use crate::{docker, identity};
 
-/// Runs the daemon in the foreground until SIGINT or SIGTERM.
+/// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
+/// kernel goes on with all traffic.
 pub fn run(options: LaunchOptions) -> anyhow::Result<()> {
     super::logging::init(options.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,6 +52,7 @@ struct Listeners {
 }
 
 async fn start(options: LaunchOptions) -> anyhow::Result<()> {
+    let mut hand_over = signal(SignalKind::user_defined1())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
     let store = Store::open(options.paths.data_dir.join(STORE))?;
@@ -144,7 +146,7 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
 
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(None);
     tokio::spawn(connections::accept(
         listeners.mesh,
         events.0.clone(),
@@ -167,7 +169,8 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     })?;
     let mut daemon_stopped = stopped.clone();
     let running = tokio::spawn(daemon.run(async move {
-        let _ = daemon_stopped.wait_for(|stop| *stop).await;
+        let ending = daemon_stopped.wait_for(Option::is_some).await;
+        ending.ok().and_then(|ending| *ending).unwrap_or(Ending::Stop)
     }));
     let texts = resolved.into_iter().map(|peer| peer.text).collect();
     handle
@@ -180,18 +183,22 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
 
     let mut running = running;
     let ended = tokio::select! {
-        ended = &mut running => Some(ended),
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+        ended = &mut running => Err(ended),
+        _ = interrupt.recv() => Ok(Ending::Stop),
+        _ = terminate.recv() => Ok(Ending::Stop),
+        _ = hand_over.recv() => Ok(Ending::HandOver),
     };
-    if ended.is_none() {
-        tracing::info!("=== received SIGINT/SIGTERM ===");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    }
-    let _ = stop.send(true);
     let result = match ended {
-        Some(ended) => ended,
-        None => running.await,
+        Err(ended) => {
+            let _ = stop.send(Some(Ending::Stop));
+            ended
+        }
+        Ok(ending) => {
+            tracing::info!("=== received SIGINT/SIGTERM ===");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            let _ = stop.send(Some(ending));
+            running.await
+        }
     };
     for server in servers {
         let _ = server.await;
@@ -289,7 +296,7 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Fea
 fn serve_http(
     listeners: [Option<Listener>; 3],
     handle: &Handle,
-    stopped: &watch::Receiver<bool>,
+    stopped: &watch::Receiver<Option<Ending>>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let routers = [
         control_router(handle.clone()),
@@ -302,7 +309,7 @@ fn serve_http(
         .filter_map(|(listener, router)| {
             let mut stopped = stopped.clone();
             let stop = async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
+                let _ = stopped.wait_for(Option::is_some).await;
             };
             Some(tokio::spawn(serve(listener?, router, stop)))
         })
