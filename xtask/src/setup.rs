@@ -21,7 +21,7 @@ pub enum Detail {
 }
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
@@ -30,6 +30,11 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("sysctl", "procps"),
     ("nsenter", "util-linux"),
     ("taskset", "util-linux"),
+    // A Docker engine, which the tests start by themselves, and what is in its image.
+    ("dockerd", "docker.io"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Installs what is missing.

@@ -20,6 +20,7 @@ use super::mtu::Mtu;
 use super::neighbours::{Neighbours, NewConnection};
 use super::requests::Waiting;
 use crate::cli::launch::LaunchOptions;
+use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::mesh::channel::{Channel, Channels, Outlet};
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
@@ -349,7 +350,18 @@ impl Daemon {
             }
             Event::Request(request) => self.on_request(request),
             Event::Found(containers) => self.claim_found(containers),
+            Event::Container(event) => self.on_container(event),
         }
+    }
+
+    fn on_container(&mut self, event: ContainerEvent) {
+        self.with_ipam(|ipam, out| match event {
+            ContainerEvent::Started(id) => ipam.container_started(&id),
+            ContainerEvent::Died(id) => ipam.container_died(out, &id),
+            ContainerEvent::Destroyed(id) => ipam.container_destroyed(&id),
+            ContainerEvent::Running { ids, first: true } => ipam.retain_containers(&ids),
+            ContainerEvent::Running { ids, first: false } => ipam.containers_died_except(out, &ids),
+        });
     }
 
     fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {

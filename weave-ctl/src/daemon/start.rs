@@ -13,14 +13,13 @@ use tokio::sync::watch;
 
 use super::connections;
 use super::core::{Daemon, Ending, OurChannels, Parts};
-use super::event::Events;
+use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
 use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
-use crate::identity;
 use crate::ipam::allocator::{self, Allocator};
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
@@ -30,6 +29,7 @@ use crate::net::Netlink;
 use crate::net::bridge::{self, BridgeConfig};
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::store::{Identity, Store};
+use crate::{docker, identity};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
 /// kernel goes on with all traffic.
@@ -152,6 +152,7 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         events.0.clone(),
         ours.clone(),
     ));
+    follow_docker(&options, &events.0);
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels { ipam };
     let daemon = Daemon::new(Parts {
@@ -204,6 +205,21 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     }
     tracing::info!("*** exiting");
     result.context("the daemon's loop has failed")?
+}
+
+/// Addresses of containers are given back when Docker says that they are gone.
+fn follow_docker(options: &LaunchOptions, events: &Events) {
+    if options.docker_api.is_empty() || options.ipam.is_none() {
+        return;
+    }
+    let (host, events) = (options.docker_api.clone(), events.clone());
+    tokio::spawn(async move {
+        docker::events::watch(&host, |event| {
+            let events = events.clone();
+            async move { events.send(Event::Container(event)).await }
+        })
+        .await;
+    });
 }
 
 async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
