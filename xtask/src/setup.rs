@@ -21,7 +21,7 @@ pub enum Detail {
 }
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
@@ -30,7 +30,11 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("sysctl", "procps"),
     ("nsenter", "util-linux"),
     ("taskset", "util-linux"),
-    // A Docker engine, which the tests start by themselves, and what is in its image.
+];
+/// A Docker engine, which the tests start by themselves, and what is in its image. Installing one
+/// starts it, which nobody asked for on his own machine: so only where `CI` is set. Elsewhere the
+/// tests that need one say so and are skipped.
+const DOCKER: [(&str, &str); 4] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -51,12 +55,16 @@ pub fn run(detail: Detail) -> Result<()> {
         rust_component(component, subcommand)?;
         note(component, "present");
     }
-    let missing: Vec<&str> = PROGRAMS
+    let mut programs = PROGRAMS.to_vec();
+    if std::env::var_os("CI").is_some() {
+        programs.extend(DOCKER);
+    }
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|(p, _)| find(p).is_none())
         .map(|(_, package)| *package)
         .collect();
-    for (program, package) in PROGRAMS {
+    for (program, package) in programs {
         note(
             &format!("{program} ({package})"),
             if missing.contains(&package) {
