@@ -1,13 +1,14 @@
 //! What the targets in `fuzz/` do with their input, so that the ordinary tests can do it as well.
 //!
 //! Each takes any bytes, must not panic, and checks that what has been understood survives our own
-//! encoder. A new one (IP allocation, say) needs a function here, samples for it in the tests below,
+//! encoder. A new one needs a function here, samples for it in the tests below,
 //! and a target with its `[[bin]]` in `fuzz/`.
 
 use super::gob::Decoder;
 use super::handshake::Features;
 use super::message::Message;
 use super::summary::{decode_topology, encode_topology};
+use crate::ipam::message::{State, Unicast};
 
 /// Any gob stream.
 pub fn gob(data: &[u8]) {
@@ -40,6 +41,16 @@ pub fn message(data: &[u8]) {
 pub fn features(data: &[u8]) {
     if let Ok(features) = Features::decode(data) {
         assert_eq!(Features::decode(&features.encode()), Ok(features));
+    }
+}
+
+/// Payloads of the IP allocation channel, gossip and unicast.
+pub fn ipam(data: &[u8]) {
+    if let Ok(state) = State::decode(data) {
+        assert_eq!(State::decode(&state.encode(0)).ok(), Some(state));
+    }
+    if let Ok(unicast) = Unicast::decode(data) {
+        assert_eq!(Unicast::decode(&unicast.encode(0)).ok(), Some(unicast));
     }
 }
 
@@ -118,6 +129,13 @@ mod tests {
     #[test]
     fn message() {
         run(super::message, &captured().1);
+    }
+
+    #[test]
+    fn ipam() {
+        let states = ["ipam-accepted", "ipam-ring"].map(vector);
+        let unicasts = states.iter().map(|state| [&[1], state.as_slice()].concat());
+        run(super::ipam, &unicasts.chain(states.clone()).collect::<Vec<_>>());
     }
 
     #[test]
