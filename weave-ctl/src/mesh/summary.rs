@@ -82,9 +82,9 @@ pub fn encode_topology<'a>(peers: impl IntoIterator<Item = &'a PeerSummary>) -> 
     encoder.finish()
 }
 
-/// The peers in the payload of a topology message. See [`decode_topology_counting`].
+/// The peers in the payload of a topology message. See [`decode_topology_news`].
 pub fn decode_topology(payload: &[u8]) -> Result<Vec<PeerSummary>, GobError> {
-    decode_topology_counting(payload, &mut 0)
+    decode_topology_news(payload, &mut 0, |_| true)
 }
 
 /// The peers in the payload of a topology message (wire.md 4.2.3 step 1).
@@ -92,21 +92,30 @@ pub fn decode_topology(payload: &[u8]) -> Result<Vec<PeerSummary>, GobError> {
 /// Peers and connections whose name is zero or not six bytes are left out, each adding one to
 /// `skipped`: an original peer would pass them on, so they must not cost us the connection. A last
 /// summary without connections is left out, too. Any other oddity is an error.
-pub fn decode_topology_counting(payload: &[u8], skipped: &mut u64) -> Result<Vec<PeerSummary>, GobError> {
+///
+/// Most of what arrives is known already. So `is_news` is asked about each peer, which has no
+/// connections yet; without a yes it stays without, although they are checked all the same.
+pub fn decode_topology_news(
+    payload: &[u8],
+    skipped: &mut u64,
+    is_news: impl Fn(&PeerSummary) -> bool,
+) -> Result<Vec<PeerSummary>, GobError> {
     let mut decoder = Decoder::new(payload);
     let mut peer_reader = RecordReader::new(PEER_FIELDS);
     let mut connection_reader = RecordReader::new(CONNECTION_FIELDS);
     let mut peers = Vec::new();
-    while let Some(peer) = peer_reader.next(&mut decoder)? {
-        // The peer is judged after its connections, and what is malformed comes before what has an
-        // unexpected kind.
+    while let Some(fields) = peer_reader.next(&mut decoder)? {
+        let peer = peer_of(fields);
+        let wanted = matches!(&peer, Ok(Some(peer)) if is_news(peer));
         let mut connections = Vec::new();
+        // What is malformed comes before what has an unexpected kind, and that in the connections
+        // before that in the peer.
         let mut verdict = Ok(());
         let mut left_out = 0;
         let found = connection_reader.next_slice(&mut decoder, |fields| {
             if verdict.is_ok() {
-                match connection_of(fields) {
-                    Ok(Some(connection)) => connections.push(connection),
+                match connection_of(fields, wanted) {
+                    Ok(Some(connection)) => connections.extend(connection),
                     Ok(None) => left_out += 1,
                     Err(error) => verdict = Err(error),
                 }
@@ -118,33 +127,36 @@ pub fn decode_topology_counting(payload: &[u8], skipped: &mut u64) -> Result<Vec
             Some(true) => *skipped += left_out,
         }
         verdict?;
-        match peer_of(peer, connections)? {
-            Some(peer) => peers.push(peer),
+        match peer? {
+            Some(peer) => peers.push(PeerSummary { connections, ..peer }),
             None => *skipped += 1,
         }
     }
     Ok(peers)
 }
 
-/// `None` when the name is none.
-fn connection_of(fields: [Field<'_>; 4]) -> Result<Option<ConnectionSummary>, GobError> {
+/// `Ok(None)` when the name is none, `Ok(Some(None))` when the connection is good but not wanted.
+fn connection_of(
+    fields: [Field<'_>; 4],
+    wanted: bool,
+) -> Result<Option<Option<ConnectionSummary>>, GobError> {
     let [name, remote_addr, outbound, established] = fields;
     let Some(name) = PeerName::from_bytes(name.bytes("NameByte")?) else {
         return Ok(None);
     };
-    Ok(Some(ConnectionSummary {
+    let remote_addr = remote_addr.bytes("RemoteTCPAddr")?;
+    let outbound = outbound.bool("Outbound")?;
+    let established = established.bool("Established")?;
+    Ok(Some(wanted.then(|| ConnectionSummary {
         name,
-        remote_addr: remote_addr.string("RemoteTCPAddr")?,
-        outbound: outbound.bool("Outbound")?,
-        established: established.bool("Established")?,
-    }))
+        remote_addr: String::from_utf8_lossy(remote_addr).into_owned(),
+        outbound,
+        established,
+    })))
 }
 
-/// `None` when the name is none.
-fn peer_of(
-    fields: [Field<'_>; 6],
-    connections: Vec<ConnectionSummary>,
-) -> Result<Option<PeerSummary>, GobError> {
+/// Still without connections; `None` when the name is none.
+fn peer_of(fields: [Field<'_>; 6]) -> Result<Option<PeerSummary>, GobError> {
     let [name, nickname, uid, version, short_id, has_short_id] = fields;
     let Some(name) = PeerName::from_bytes(name.bytes("NameByte")?) else {
         return Ok(None);
@@ -152,11 +164,11 @@ fn peer_of(
     let short_id = ShortId::new(short_id.uint("ShortID")?);
     Ok(Some(PeerSummary {
         name,
-        nickname: nickname.string("NickName")?,
+        nickname: String::from_utf8_lossy(nickname.bytes("NickName")?).into_owned(),
         uid: uid.uint("UID")?,
         version: version.uint("Version")?,
         short_id: short_id.filter(|_| has_short_id.bool("HasShortID") == Ok(true)),
-        connections,
+        connections: Vec::new(),
     }))
 }
 

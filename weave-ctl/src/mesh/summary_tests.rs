@@ -48,7 +48,7 @@ fn encode_by_values<'a>(peers: impl IntoIterator<Item = &'a PeerSummary>) -> Vec
     encoder.finish()
 }
 
-/// What [`decode_topology_counting`] does, with the general decoder.
+/// What [`decode_topology_news`] does, with the general decoder.
 fn decode_by_values(payload: &[u8], skipped: &mut u64) -> Result<Vec<PeerSummary>, GobError> {
     let mut decoder = Decoder::new(payload);
     let mut peers = Vec::new();
@@ -91,14 +91,24 @@ fn name_value(name: PeerName) -> Value<'static> {
     Value::Bytes(name.to_bytes().to_vec().into())
 }
 
-/// Both decoders say the same, and leave out as much.
+fn decode_topology_counting(payload: &[u8], skipped: &mut u64) -> Result<Vec<PeerSummary>, GobError> {
+    decode_topology_news(payload, skipped, |_| true)
+}
+
+/// Both decoders say the same and leave out as much, also when only some connections are wanted.
 pub(in super::super) fn decoders_agree(payload: &[u8]) {
-    let (mut direct, mut by_values) = (0, 0);
-    assert_eq!(
-        decode_topology_counting(payload, &mut direct),
-        decode_by_values(payload, &mut by_values)
-    );
-    assert_eq!(direct, by_values);
+    let (mut skipped, mut skipped_by_values) = (0, 0);
+    let mut expected = decode_by_values(payload, &mut skipped_by_values);
+    assert_eq!(decode_topology_counting(payload, &mut skipped), expected);
+    assert_eq!(skipped, skipped_by_values);
+
+    let is_news = |peer: &PeerSummary| peer.version % 2 == 0;
+    for peer in expected.iter_mut().flatten().filter(|peer| !is_news(peer)) {
+        peer.connections.clear();
+    }
+    skipped = 0;
+    assert_eq!(decode_topology_news(payload, &mut skipped, is_news), expected);
+    assert_eq!(skipped, skipped_by_values);
 }
 
 fn name(number: u64) -> PeerName {

@@ -31,17 +31,13 @@ impl<'a> Field<'a> {
         Ok(self.uint(what)? != 0)
     }
 
+    /// Also of a string, which may be no UTF-8.
     pub(crate) fn bytes(self, what: &'static str) -> Result<&'a [u8], GobError> {
         match self {
             Field::Missing => Ok(&[]),
             Field::Bytes(bytes) => Ok(bytes),
             _ => Err(GobError::WrongType(what)),
         }
-    }
-
-    /// Bytes that are no UTF-8 are replaced by U+FFFD.
-    pub(crate) fn string(self, what: &'static str) -> Result<String, GobError> {
-        Ok(String::from_utf8_lossy(self.bytes(what)?).into_owned())
     }
 }
 
@@ -78,7 +74,8 @@ impl<const N: usize> RecordReader<N> {
         let Some((id, mut body)) = decoder.next_body()? else {
             return Ok(None);
         };
-        let record = self.record(&mut body, id, 0)?;
+        let plan = self.plan(&body, id);
+        let record = record(&mut body, plan, id, 0)?;
         body.input.end()?;
         Ok(Some(record))
     }
@@ -99,8 +96,9 @@ impl<const N: usize> RecordReader<N> {
         };
         if let Some(element) = element {
             body.spend()?;
+            let plan = self.plan(&body, element);
             for _ in 0..body.input.count()? {
-                each(self.record(&mut body, element, 1)?);
+                each(record(&mut body, plan, element, 1)?);
             }
         } else {
             body.value(id, 0)?;
@@ -109,35 +107,42 @@ impl<const N: usize> RecordReader<N> {
         Ok(Some(element.is_some()))
     }
 
-    fn record<'a>(
-        &mut self,
-        body: &mut Body<'a, '_>,
-        id: i64,
-        depth: usize,
-    ) -> Result<[Field<'a>; N], GobError> {
+    /// `None` for what is no struct.
+    fn plan(&mut self, body: &Body<'_, '_>, id: i64) -> Option<&[Step]> {
         let Some(Wire::Struct(received)) = body.types.get(&id) else {
-            body.value(id, depth)?;
-            return Ok([Field::OtherKind; N]);
+            return None;
         };
         let wanted = &self.wanted;
-        let plan = self.plans.entry(id).or_insert_with(|| plan(wanted, received));
-        body.spend()?;
-        let mut record = [Field::Missing; N];
-        let mut number = 0_usize;
-        while let delta @ 1.. = body.input.uint()? {
-            number = usize::try_from(delta)
-                .ok()
-                .and_then(|d| number.checked_add(d))
-                .ok_or(GobError::Field)?;
-            let step = plan.get(number - 1).ok_or(GobError::Field)?;
-            let field = read(body, step, depth + 1)?;
-            // Of two fields with the same name the first counts.
-            if let Some(slot @ Field::Missing) = step.slot.and_then(|slot| record.get_mut(slot)) {
-                *slot = field;
-            }
-        }
-        Ok(record)
+        Some(self.plans.entry(id).or_insert_with(|| plan(wanted, received)))
     }
+}
+
+fn record<'a, const N: usize>(
+    body: &mut Body<'a, '_>,
+    plan: Option<&[Step]>,
+    id: i64,
+    depth: usize,
+) -> Result<[Field<'a>; N], GobError> {
+    let Some(plan) = plan else {
+        body.value(id, depth)?;
+        return Ok([Field::OtherKind; N]);
+    };
+    body.spend()?;
+    let mut record = [Field::Missing; N];
+    let mut number = 0_usize;
+    while let delta @ 1.. = body.input.uint()? {
+        number = usize::try_from(delta)
+            .ok()
+            .and_then(|d| number.checked_add(d))
+            .ok_or(GobError::Field)?;
+        let step = plan.get(number - 1).ok_or(GobError::Field)?;
+        let field = read(body, step, depth + 1)?;
+        // Of two fields with the same name the first counts.
+        if let Some(slot @ Field::Missing) = step.slot.and_then(|slot| record.get_mut(slot)) {
+            *slot = field;
+        }
+    }
+    Ok(record)
 }
 
 fn read<'a>(body: &mut Body<'a, '_>, step: &Step, depth: usize) -> Result<Field<'a>, GobError> {
