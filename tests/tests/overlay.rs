@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use weave_tests::lab::{Container, Host, Lab, Plan, netns};
+use weave_tests::process::{LIMIT, wait_for};
 use weave_tests::traffic::bulk_tcp;
 
 const BULK: usize = 64 << 20;
@@ -156,7 +157,7 @@ fn too_large_packets_are_refused_aloud() {
         lab.launch_all(&[])?;
         let ends = attach_all(lab)?;
         everybody_reaches_everybody(&ends)?;
-        let [(one, _), (_, target)] = ends.as_slice() else {
+        let [(one, _), (two, target)] = ends.as_slice() else {
             anyhow::bail!("two hosts")
         };
         let mtu = mtu_of(one)?;
@@ -179,6 +180,7 @@ fn too_large_packets_are_refused_aloud() {
         ping_size(one, *target, 2500, "dont")?
             .ok()
             .context("without DF it is fragmented on the way")?;
+        bulk_tcp(one.netns(), two.netns(), *target, 1 << 20).context("TCP learns the path's MTU")?;
         Ok(())
     });
 }
@@ -207,5 +209,27 @@ fn the_mtu_can_be_chosen_and_follows_the_underlay() {
         let mtu = mtu_of(&container)?;
         ensure!(mtu == 1200, "asked for 1200, got {mtu}");
         Ok(())
+    });
+}
+
+#[test]
+fn an_underlay_address_may_change() {
+    Plan::mesh(2).test("readdress", |lab: &Lab| {
+        lab.launch_all(&[])?;
+        let ends = attach_all(lab)?;
+        everybody_reaches_everybody(&ends)?;
+        let host = lab.host(2)?;
+        netns::ip(&["-n", host.netns(), "addr", "flush", "dev", "eth0"])?;
+        let new = "172.30.0.102/24";
+        netns::ip(&["-n", host.netns(), "addr", "add", new, "dev", "eth0"])?;
+        wait_for("a connection from the new address", LIMIT, || {
+            let status = lab.host(1)?.weave(&["status", "connections"])?;
+            let found = status
+                .stdout
+                .lines()
+                .any(|line| line.contains("172.30.0.102:") && line.contains("established fastdp"));
+            Ok(found.then_some(()))
+        })?;
+        everybody_reaches_everybody(&ends)
     });
 }

@@ -240,3 +240,71 @@ fn foreground_tells_systemd_and_ends_on_sigterm() {
         Ok(())
     });
 }
+
+#[test]
+fn kernels_without_tcx() {
+    Plan::mesh(2).test("clsact", |lab: &Lab| {
+        let old = |host: &Host, peers: &[&str]| -> Result<()> {
+            let (peer, nick) = (host.peer_name(), host.name());
+            let mut words = vec![
+                "env",
+                "WEAVE_ATTACH=clsact",
+                "weave-ctl",
+                "launch",
+                "--name",
+                &peer,
+                "--nickname",
+                &nick,
+            ];
+            words.push("--ipalloc-init=consensus=2");
+            words.extend(peers);
+            host.exec(&words)?.ok().map(drop)
+        };
+        let (first, second) = (lab.host(1)?, lab.host(2)?);
+        let address = first.address().to_string();
+        old(first, &[])?;
+        old(second, &[&address])?;
+        let ((one, _), (_, target)) = (first.attached("c1")?, second.attached("c2")?);
+        one.wait_ping(target)?;
+        let status = first.weave(&["status"])?.ok()?;
+        ensure!(status.contains("Attach: clsact"), "{status}");
+
+        let ping = start_ping(&one, target)?;
+        more_answers(&ping, 5)?;
+        first.kill_daemon()?;
+        more_answers(&ping, 10).context("with the daemon dead")?;
+        old(first, &[])?;
+        more_answers(&ping, 10).context("with its filters replaced")?;
+        none_lost(ping)?;
+
+        let filters = || {
+            first
+                .exec(&["tc", "filter", "show", "dev", "eth0", "ingress"])?
+                .ok()
+        };
+        ensure!(filters()?.contains("weave_underlay"), "{}", filters()?);
+        first.weave(&["reset"])?.ok()?;
+        ensure!(filters()?.trim().is_empty(), "left behind: {}", filters()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_upgrade_loses_no_packet() {
+    Plan::mesh(2).test("upgrade", |lab: &Lab| {
+        lab.launch_all(&[])?;
+        let (first, second) = (lab.host(1)?, lab.host(2)?);
+        let ((one, _), (_, target)) = (first.attached("c1")?, second.attached("c2")?);
+        one.wait_ping(target)?;
+        let ping = start_ping(&one, target)?;
+        more_answers(&ping, 5)?;
+        for host in [first, second] {
+            host.weave(&["stop", "--keep-traffic"])?.ok()?;
+            more_answers(&ping, 10).context("between two versions")?;
+            host.launch(&[&first.address().to_string()])?;
+            more_answers(&ping, 10).context("with programs replaced")?;
+        }
+        first.wait_connections(1, "established fastdp")?;
+        none_lost(ping)
+    });
+}

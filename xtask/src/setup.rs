@@ -31,6 +31,15 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("nsenter", "util-linux"),
     ("taskset", "util-linux"),
 ];
+/// A Docker engine, which the tests start by themselves, and what is in its image. Installing one
+/// starts it, which nobody asked for on his own machine: so only where `CI` is set. Elsewhere the
+/// tests that need one say so and are skipped.
+const DOCKER: [(&str, &str); 4] = [
+    ("dockerd", "docker.io"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+];
 
 /// Installs what is missing.
 pub fn run(detail: Detail) -> Result<()> {
@@ -46,12 +55,16 @@ pub fn run(detail: Detail) -> Result<()> {
         rust_component(component, subcommand)?;
         note(component, "present");
     }
-    let missing: Vec<&str> = PROGRAMS
+    let mut programs = PROGRAMS.to_vec();
+    if std::env::var_os("CI").is_some() {
+        programs.extend(DOCKER);
+    }
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|(p, _)| find(p).is_none())
         .map(|(_, package)| *package)
         .collect();
-    for (program, package) in PROGRAMS {
+    for (program, package) in programs {
         note(
             &format!("{program} ({package})"),
             if missing.contains(&package) {

@@ -3,14 +3,17 @@
 //! Everything a lab makes outside its process carries one prefix in its name: namespaces, folders
 //! of the BPF file system, folders for state. Removing a lab is removing what has its prefix.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::netns;
+use crate::process::wait_for;
 
 pub(super) const BPF_ROOT: &str = "/sys/fs/bpf";
 
@@ -33,12 +36,42 @@ pub(super) fn remove(prefix: &str) -> Result<()> {
     for name in netns::list(prefix) {
         result = result.and(netns::destroy(&name));
     }
+    result = result.and(remove_cgroups(prefix));
     for root in [Path::new(BPF_ROOT), &state_root()] {
         for path in entries(root, prefix) {
             result = result.and(fs::remove_dir_all(path).map_err(Into::into));
         }
     }
     result
+}
+
+/// Control groups of containers whose engine was killed. Each hierarchy has its own.
+fn remove_cgroups(prefix: &str) -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = entries(root, "").map(|path| path.canonicalize().unwrap_or(path));
+    let hierarchies: BTreeSet<PathBuf> = hierarchies.chain([root.to_owned()]).collect();
+    let mut result = Ok(());
+    for path in hierarchies
+        .iter()
+        .flat_map(|hierarchy| entries(hierarchy, prefix))
+    {
+        // Processes in it may still be ending.
+        let what = format!("{} to be removed", path.display());
+        result = result.and(wait_for(&what, Duration::from_secs(20), || {
+            Ok(Some(remove_cgroup(&path)?))
+        }));
+    }
+    result
+}
+
+/// Only folders can be removed there; the files go with them.
+fn remove_cgroup(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// Removes what labs of dead processes left.
@@ -48,7 +81,7 @@ pub(super) fn sweep_dead() {
         names.extend(entries(root, "wl").filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
     }
     let pids = names.iter().filter_map(|name| owner(name));
-    let dead: std::collections::BTreeSet<u32> = pids
+    let dead: BTreeSet<u32> = pids
         .filter(|pid| !Path::new(&format!("/proc/{pid}")).exists())
         .collect();
     for pid in dead {

@@ -5,7 +5,7 @@ use super::client::{Client, DISABLED, segment};
 use super::{Context, Failure, Outcome, need_root, note, out};
 use crate::ipam::address::Cidr;
 use crate::net::attach::AttachRequest;
-use crate::net::{Netlink, container, overlap};
+use crate::net::{NetError, Netlink, container, overlap};
 
 /// Name of the interface inside containers.
 const INTERFACE: &str = "ethwe";
@@ -61,6 +61,10 @@ pub(super) async fn attach(args: AttachArgs, context: &Context) -> Outcome {
     let (wanted, text) = split(&args.args)?;
     let container = container::resolve(text).await?;
     let nl = Netlink::current().await?;
+    if container.ns.id() == nl.ns().id() {
+        // Before an address is taken for nothing.
+        return Err(NetError::HostNamespace.into());
+    }
     let owner = Owner::new(context.env.client(), &container.id);
     let mut addrs = Vec::new();
     for address in wanted {

@@ -179,7 +179,7 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
     match command {
         Command::Launch(options) => launch::launch(*options, context, args),
         Command::Version(_) => query::version(context),
-        Command::Stop(_) => block_on(stop::stop(context)),
+        Command::Stop(args) => block_on(stop::stop(&args, context)),
         Command::Reset(options) => block_on(reset::reset(&options, context)),
         Command::Status(options) => block_on(query::status(&options, context)),
         Command::Report(options) => block_on(query::report(&options, context)),

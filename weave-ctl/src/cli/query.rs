@@ -1,5 +1,7 @@
 //! `weave status`, `weave report`, `weave version` (cli.md 4.1, 4.12, 4.13).
 
+use crate::overlay::fastdp::object;
+
 use super::client::{Reply, segment};
 use super::{Context, Failure, Outcome, out};
 
@@ -81,5 +83,8 @@ pub(super) fn version(context: &Context) -> Outcome {
         context.env.client().call("GET", &path, &[]).await
     });
     out(&format!("weave {}\n", asked.as_deref().unwrap_or(ours)));
+    if let Err(missing) = object::find() {
+        super::note(&format!("WARNING: this installation cannot launch: {missing}"));
+    }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, Paths, need_root, note, stop};
 use crate::net::{Netlink, bridge};
+use crate::overlay::fastdp::attach;
 
 /// Time for the heir to learn of its inheritance.
 const HANDOVER: Duration = Duration::from_millis(500);
@@ -45,8 +46,11 @@ pub(super) async fn reset(args: &ResetArgs, context: &Context) -> Outcome {
 /// state can be cleared.
 async fn remove_all(paths: &Paths, bridge: &str) {
     let network = async {
-        bridge::delete_all(&Netlink::current().await?, bridge).await?;
-        Ok::<_, crate::net::NetError>(())
+        let nl = Netlink::current().await?;
+        for link in nl.links().await? {
+            attach::remove_filter(&link.name);
+        }
+        bridge::delete_all(&nl, bridge).await
     };
     if let Err(e) = network.await {
         note(&format!("WARNING: {e}"));

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, need_root, note};
 
+/// Ends the daemon but not the traffic.
+const KEEP_TRAFFIC: Signal = Signal::SIGUSR1;
 /// Time for an orderly end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the kernel to clear up after a kill.
@@ -17,24 +19,39 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 /// How often we look.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Stop the daemon; attached containers go on talking to each other
+/// Stop the daemon; containers of this host go on talking to each other
 #[derive(Debug, clap::Args)]
-pub(crate) struct StopArgs {}
+#[command(after_help = "Upgrade without losing a packet:\n  \
+    weave-ctl stop --keep-traffic && cargo xtask install && weave-ctl launch ...")]
+pub(crate) struct StopArgs {
+    /// Also let the kernel go on with traffic to other hosts, for about a minute, until the next launch
+    #[arg(long)]
+    keep_traffic: bool,
+}
 
-pub(super) async fn stop(context: &Context) -> Outcome {
+pub(super) async fn stop(args: &StopArgs, context: &Context) -> Outcome {
     need_root()?;
-    if !stop_daemon(&context.env.paths.run_dir, GRACE).await? {
+    let first = if args.keep_traffic {
+        KEEP_TRAFFIC
+    } else {
+        Signal::SIGTERM
+    };
+    if !end_daemon(&context.env.paths.run_dir, first, GRACE).await? {
         note("Weave is not running (ignore on Kubernetes).");
     }
     Ok(())
 }
 
-/// Ends the daemon if there is one; tells whether there was.
+/// Ends the daemon and the overlay, if there is one; tells whether there was.
 pub(super) async fn stop_daemon(run_dir: &Path, grace: Duration) -> Result<bool, Failure> {
+    end_daemon(run_dir, Signal::SIGTERM, grace).await
+}
+
+async fn end_daemon(run_dir: &Path, first: Signal, grace: Duration) -> Result<bool, Failure> {
     let Some(pid) = Lock::holder(run_dir) else {
         return Ok(false);
     };
-    for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, AFTER_KILL)] {
+    for (signal, patience) in [(first, grace), (Signal::SIGKILL, AFTER_KILL)] {
         match kill(Pid::from_raw(pid), signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(e) => {

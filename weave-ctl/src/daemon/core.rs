@@ -17,18 +17,18 @@ use tokio::sync::mpsc;
 use super::connections::{Connections, OurFeatures};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
-use super::neighbours::{FEATURE_MTU, Neighbours, NewConnection};
+use super::neighbours::{Neighbours, NewConnection};
 use super::requests::Waiting;
 use crate::cli::launch::LaunchOptions;
+use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::mesh::channel::{Channel, Channels, Outlet};
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::PeerName;
 use crate::mesh::{ConnId, Now};
-use crate::net::bridge::HOST_END;
-use crate::net::watch::{Change, Watcher};
-use crate::net::{Netlink, bridge, ps};
+use crate::net::Netlink;
+use crate::net::watch::Watcher;
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::fastdp::heartbeat::{Action, CONTROL_ACK, Received};
 use crate::overlay::fastdp::maps;
@@ -47,8 +47,6 @@ const SWEEP: Duration = Duration::from_secs(60);
 const FIRST_SWEEP: Duration = Duration::from_secs(660);
 /// All ways are looked up again even without news of a change.
 const RESOLVE: Duration = Duration::from_secs(60);
-/// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
-const PLUGIN_END: &str = "vethwl";
 
 /// The channels we have.
 pub struct OurChannels {
@@ -66,6 +64,15 @@ impl Channels for OurChannels {
             _ => None,
         }
     }
+}
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The overlay stops; containers of this host go on talking to each other.
+    Stop,
+    /// The kernel goes on until the next daemon takes over.
+    HandOver,
 }
 
 /// What the loop is made from.
@@ -106,24 +113,24 @@ pub struct Daemon {
     pub(super) started: Instant,
     forwarding: Forwarding,
     floods: BTreeMap<PeerName, Vec<PeerName>>,
-    connections: Connections,
-    nl: Netlink,
+    pub(super) connections: Connections,
+    pub(super) nl: Netlink,
     ours: OurFeatures,
-    events: Events,
+    pub(super) events: Events,
     inbox: Option<mpsc::Receiver<Event>>,
     outputs: VecDeque<Output>,
     to_pump: BTreeSet<ConnId>,
-    tables_stale: bool,
+    pub(super) tables_stale: bool,
     clock_base: u32,
-    due: Due,
+    pub(super) due: Due,
 }
 
 /// When the daemon's own chores are due.
-struct Due {
+pub(super) struct Due {
     ipam: Now,
     clock: Now,
     sweep: Now,
-    resolve: Now,
+    pub(super) resolve: Now,
 }
 
 /// The ring of heartbeats, readable like a socket.
@@ -195,8 +202,8 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// Runs until `stop` completes. Leaves local traffic working and the rest stopped.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` completes, which says what is to be left behind.
+    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let ring = maps::open_events(&self.options.paths.bpf_dir)?;
@@ -208,10 +215,10 @@ impl Daemon {
         self.find_attached();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;
-        loop {
+        let ending = loop {
             let deadline = tokio::time::Instant::from_std(self.started + self.next_deadline());
             tokio::select! {
-                () = &mut stop => break,
+                ending = &mut stop => break ending,
                 Some(event) = inbox.recv() => {
                     self.on_event(event);
                     for _ in 1..BATCH {
@@ -230,8 +237,8 @@ impl Daemon {
             self.on_time().await?;
             self.carry_out().await?;
             self.settle()?;
-        }
-        self.shut_down()
+        };
+        self.shut_down(ending)
     }
 
     fn next_deadline(&self) -> Now {
@@ -343,7 +350,18 @@ impl Daemon {
             }
             Event::Request(request) => self.on_request(request),
             Event::Found(containers) => self.claim_found(containers),
+            Event::Container(event) => self.on_container(event),
         }
+    }
+
+    fn on_container(&mut self, event: ContainerEvent) {
+        self.with_ipam(|ipam, out| match event {
+            ContainerEvent::Started(id) => ipam.container_started(&id),
+            ContainerEvent::Died(id) => ipam.container_died(out, &id),
+            ContainerEvent::Destroyed(id) => ipam.container_destroyed(&id),
+            ContainerEvent::Running { ids, first: true } => ipam.retain_containers(&ids),
+            ContainerEvent::Running { ids, first: false } => ipam.containers_died_except(out, &ids),
+        });
     }
 
     fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {
@@ -408,94 +426,6 @@ impl Daemon {
         }
     }
 
-    async fn on_change(&mut self, change: Change) -> anyhow::Result<()> {
-        match change {
-            Change::Link {
-                index, gone: true, ..
-            } => {
-                self.datapath.remove_port(index)?;
-                self.datapath.remove_underlay(index)?;
-            }
-            Change::Link {
-                index, name, master, ..
-            } if is_port(&name) => {
-                if master.is_some() {
-                    self.add_port(&name, index);
-                } else {
-                    self.datapath.remove_port(index)?;
-                }
-            }
-            Change::Link { index, .. } => {
-                if self.datapath.underlays().contains_key(&index) {
-                    self.due.resolve = Now::ZERO;
-                }
-            }
-            Change::Address | Change::Route => self.due.resolve = Now::ZERO,
-            Change::Neighbour { ip, oif, mac } => {
-                self.tables_stale |= self.neighbours.on_neighbour(ip, oif, mac);
-            }
-            Change::Lost => {
-                self.scan_ports().await?;
-                self.due.resolve = Now::ZERO;
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches to ports that are there already, and forgets those that are gone.
-    async fn scan_ports(&mut self) -> anyhow::Result<()> {
-        let links = self.nl.links().await?;
-        let alive: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        self.datapath.sweep_links(|index| alive.contains(&index));
-        let bridge = links
-            .iter()
-            .find(|link| link.name == self.options.bridge)
-            .map(|link| link.index);
-        let present: BTreeMap<u32, String> = links
-            .into_iter()
-            .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
-            .map(|link| (link.index, link.name))
-            .collect();
-        let gone: Vec<u32> = self
-            .datapath
-            .ports()
-            .keys()
-            .filter(|i| !present.contains_key(i))
-            .copied()
-            .collect();
-        for index in gone {
-            self.datapath.remove_port(index)?;
-        }
-        for (index, name) in present {
-            self.add_port(&name, index);
-        }
-        Ok(())
-    }
-
-    /// A port without our program still works, through the bridge.
-    fn add_port(&mut self, name: &str, index: u32) {
-        if let Err(error) = self.datapath.add_port(name, index) {
-            tracing::warn!("{name} goes through the bridge: {error}");
-        }
-    }
-
-    /// Looks for addresses that containers have, which matters when our own state was lost.
-    fn find_attached(&self) {
-        if self.channels.ipam.is_none() {
-            return;
-        }
-        let (nl, bridge, events) = (self.nl.clone(), self.options.bridge.clone(), self.events.clone());
-        tokio::spawn(async move {
-            match ps::list_attached(&nl, &bridge).await {
-                Ok(found) => {
-                    let found = found.into_iter().map(|c| (c.id, c.cidrs)).collect();
-                    events.send(Event::Found(found)).await;
-                }
-                Err(error) => tracing::warn!("cannot look for attached containers: {error}"),
-            }
-        });
-    }
-
     /// Carries out what the mesh has asked for, and what follows from that.
     async fn carry_out(&mut self) -> anyhow::Result<()> {
         while let Some(output) = self.outputs.pop_front() {
@@ -553,7 +483,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn tell_features(&self, change: impl FnOnce(&mut Features)) {
+    pub(super) fn tell_features(&self, change: impl FnOnce(&mut Features)) {
         change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -594,59 +524,6 @@ impl Daemon {
             }
         }
         self.resolve(Some(conn)).await
-    }
-
-    /// Sees to it that VXLAN is received on a UDP port (wire.md 8.2).
-    async fn receive_on(&mut self, port: u16) -> anyhow::Result<()> {
-        if self.datapath.vxlan(port).is_some() {
-            return Ok(());
-        }
-        let bridge = self.nl.link(&self.options.bridge).await?;
-        let name = format!("vxlan-{port}");
-        let link = bridge::ensure_vxlan(&self.nl, &name, port, &bridge, false).await?;
-        self.datapath.add_vxlan(&name, link.index, port)?;
-        Ok(())
-    }
-
-    /// Finds anew how packets leave, and adapts to it.
-    async fn resolve(&mut self, only: Option<ConnId>) -> anyhow::Result<()> {
-        let changed = self.neighbours.resolve(&self.nl, only).await;
-        for conn in changed {
-            self.tables_stale = true;
-            let Some(neighbour) = self.neighbours.get(conn) else {
-                continue;
-            };
-            let Some(way) = neighbour.way.clone() else {
-                continue;
-            };
-            if let Err(error) = self.datapath.add_underlay(&way.device, way.ifindex, way.mtu) {
-                tracing::warn!("VXLAN from {} takes the slow path: {error}", way.device);
-            }
-        }
-        self.datapath.set_local_ips(&self.neighbours.local_ips())?;
-        if self.mtu.adapt(&self.neighbours) {
-            self.change_mtu().await?;
-        }
-        Ok(())
-    }
-
-    async fn change_mtu(&mut self) -> anyhow::Result<()> {
-        let Mtu { bytes, reason, .. } = &self.mtu;
-        tracing::info!("overlay MTU is now {bytes} ({reason})");
-        let (bytes, bridge) = (*bytes, self.options.bridge.clone());
-        self.tell_features(|features| {
-            features.extra.insert(FEATURE_MTU.to_owned(), bytes.to_string());
-        });
-        let link = self.nl.link(&bridge).await?;
-        self.nl.set_mtu(&link, bytes).await?;
-        self.tables_stale = true;
-        let nl = self.nl.clone();
-        tokio::spawn(async move {
-            if let Err(error) = ps::set_guest_mtu(&nl, &bridge, bytes).await {
-                tracing::warn!("cannot set the MTU of all containers to {bytes}: {error}");
-            }
-        });
-        Ok(())
     }
 
     /// Writes maps, saves, answers, sends: in this order.
@@ -703,22 +580,19 @@ impl Daemon {
         }
     }
 
-    /// Local containers keep talking to each other; the overlay stands still.
-    fn shut_down(mut self) -> anyhow::Result<()> {
+    fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
         if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
             self.store.save_ipam(&persisted)?;
         }
         self.answer();
+        if ending == Ending::HandOver {
+            return Ok(());
+        }
         self.datapath.enable(false)?;
         self.datapath
             .apply(&crate::overlay::forwarding::Tables::default())?;
         Ok(())
     }
-}
-
-/// Is this the host's end of a container's veth?
-fn is_port(name: &str) -> bool {
-    name.starts_with(HOST_END) || name.starts_with(PLUGIN_END)
 }

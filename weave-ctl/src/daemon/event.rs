@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::backend::{BackendError, OwnedList};
 use crate::api::report::Report;
+use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::operations::RequestId;
 use crate::mesh::ConnId;
@@ -69,6 +70,8 @@ pub enum Event {
     Request(Request),
     /// Containers found attached at start, with their addresses.
     Found(Vec<(String, Vec<Cidr>)>),
+    /// Docker tells of its containers.
+    Container(ContainerEvent),
 }
 
 /// Where an answer goes.

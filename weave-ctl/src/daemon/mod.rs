@@ -4,6 +4,7 @@ mod connections;
 mod core;
 mod event;
 mod handle;
+mod host;
 mod logging;
 mod mtu;
 mod neighbours;

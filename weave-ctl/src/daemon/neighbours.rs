@@ -289,6 +289,12 @@ impl Neighbours {
             .collect()
     }
 
+    /// Our end of each connection.
+    #[must_use]
+    pub fn local_ends(&self) -> Vec<(ConnId, Ipv4Addr)> {
+        self.by_conn.iter().map(|(conn, n)| (*conn, n.local)).collect()
+    }
+
     /// Our underlay addresses in use.
     #[must_use]
     pub fn local_ips(&self) -> Vec<Ipv4Addr> {

@@ -12,15 +12,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::connections;
-use super::core::{Daemon, OurChannels, Parts};
-use super::event::Events;
+use super::core::{Daemon, Ending, OurChannels, Parts};
+use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
 use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
-use crate::identity;
 use crate::ipam::allocator::{self, Allocator};
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
@@ -30,8 +29,10 @@ use crate::net::Netlink;
 use crate::net::bridge::{self, BridgeConfig};
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::store::{Identity, Store};
+use crate::{docker, identity};
 
-/// Runs the daemon in the foreground until SIGINT or SIGTERM.
+/// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
+/// kernel goes on with all traffic.
 pub fn run(options: LaunchOptions) -> anyhow::Result<()> {
     super::logging::init(options.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,6 +52,7 @@ struct Listeners {
 }
 
 async fn start(options: LaunchOptions) -> anyhow::Result<()> {
+    let mut hand_over = signal(SignalKind::user_defined1())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
     let store = Store::open(options.paths.data_dir.join(STORE))?;
@@ -144,12 +146,13 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
 
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(None);
     tokio::spawn(connections::accept(
         listeners.mesh,
         events.0.clone(),
         ours.clone(),
     ));
+    follow_docker(&options, &events.0);
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels { ipam };
     let daemon = Daemon::new(Parts {
@@ -166,7 +169,8 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     })?;
     let mut daemon_stopped = stopped.clone();
     let running = tokio::spawn(daemon.run(async move {
-        let _ = daemon_stopped.wait_for(|stop| *stop).await;
+        let ending = daemon_stopped.wait_for(Option::is_some).await;
+        ending.ok().and_then(|ending| *ending).unwrap_or(Ending::Stop)
     }));
     let texts = resolved.into_iter().map(|peer| peer.text).collect();
     handle
@@ -179,24 +183,43 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
 
     let mut running = running;
     let ended = tokio::select! {
-        ended = &mut running => Some(ended),
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+        ended = &mut running => Err(ended),
+        _ = interrupt.recv() => Ok(Ending::Stop),
+        _ = terminate.recv() => Ok(Ending::Stop),
+        _ = hand_over.recv() => Ok(Ending::HandOver),
     };
-    if ended.is_none() {
-        tracing::info!("=== received SIGINT/SIGTERM ===");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    }
-    let _ = stop.send(true);
     let result = match ended {
-        Some(ended) => ended,
-        None => running.await,
+        Err(ended) => {
+            let _ = stop.send(Some(Ending::Stop));
+            ended
+        }
+        Ok(ending) => {
+            tracing::info!("=== received SIGINT/SIGTERM ===");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            let _ = stop.send(Some(ending));
+            running.await
+        }
     };
     for server in servers {
         let _ = server.await;
     }
     tracing::info!("*** exiting");
     result.context("the daemon's loop has failed")?
+}
+
+/// Addresses of containers are given back when Docker says that they are gone.
+fn follow_docker(options: &LaunchOptions, events: &Events) {
+    if options.docker_api.is_empty() || options.ipam.is_none() {
+        return;
+    }
+    let (host, events) = (options.docker_api.clone(), events.clone());
+    tokio::spawn(async move {
+        docker::events::watch(&host, |event| {
+            let events = events.clone();
+            async move { events.send(Event::Container(event)).await }
+        })
+        .await;
+    });
 }
 
 async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
@@ -273,7 +296,7 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Fea
 fn serve_http(
     listeners: [Option<Listener>; 3],
     handle: &Handle,
-    stopped: &watch::Receiver<bool>,
+    stopped: &watch::Receiver<Option<Ending>>,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let routers = [
         control_router(handle.clone()),
@@ -286,7 +309,7 @@ fn serve_http(
         .filter_map(|(listener, router)| {
             let mut stopped = stopped.clone();
             let stop = async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
+                let _ = stopped.wait_for(Option::is_some).await;
             };
             Some(tokio::spawn(serve(listener?, router, stop)))
         })

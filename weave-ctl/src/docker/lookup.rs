@@ -1,29 +1,12 @@
 //! Questions to the Docker daemon: what is this container, which ones run?
 //!
 //! Two plain requests. Answers are read leniently, so that neither newer engines nor lookalikes
-//! (Podman) can break it with a field more or less; the API version is the engine's own, as told by
-//! `/_ping`, since old engines refuse newer versions and new ones older.
+//! (Podman) can break it with a field more or less.
 
-use std::time::Duration;
-
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 
+use super::client::{Failure, ask, default_host};
 use crate::net::NetError;
-
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
-/// Engines have answered `/_ping` with their version since this one (Docker 1.13).
-const OLDEST: &str = "1.25";
-/// More than any honest answer, in bytes.
-const MAX_ANSWER: usize = 64 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What Docker tells of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,19 +53,14 @@ struct Listed {
     id: String,
 }
 
-#[derive(Deserialize)]
-struct Refusal {
-    message: String,
-}
-
 /// Asks for a container by name, ID or beginning of an ID, at `DOCKER_HOST` or the usual socket.
 pub async fn resolve(name_or_id: &str) -> Result<DockerContainer, NetError> {
-    resolve_at(&host(), name_or_id).await
+    resolve_at(&default_host(), name_or_id).await
 }
 
 /// Full IDs of the running containers.
 pub async fn list_running() -> Result<Vec<String>, NetError> {
-    list_running_at(&host()).await
+    list_running_at(&default_host()).await
 }
 
 async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
@@ -110,17 +88,12 @@ async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, Net
     })
 }
 
-async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
+/// The same at another endpoint.
+pub(super) async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
     let all: Vec<Listed> = ask(host, "/containers/json")
         .await
         .map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| unreachable(host, reason))?;
     Ok(all.into_iter().map(|c| c.id).collect())
-}
-
-fn host() -> String {
-    let set = std::env::var("DOCKER_HOST").ok();
-    set.filter(|host| !host.is_empty())
-        .unwrap_or_else(|| DEFAULT_HOST.to_owned())
 }
 
 fn unreachable(host: &str, reason: String) -> NetError {
@@ -128,81 +101,6 @@ fn unreachable(host: &str, reason: String) -> NetError {
         host: host.to_owned(),
         reason,
     }
-}
-
-enum Failure {
-    /// The engine answered, with this error.
-    Refused(String),
-    Unreachable(String),
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Unreachable(error.to_string())
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-type Connection = SendRequest<Empty<Bytes>>;
-
-async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
-    let talk = async {
-        let mut connection = connect(host).await?;
-        let ping = get(&mut connection, "/_ping").await?;
-        let version = ping
-            .version
-            .filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
-        let path = format!("/v{}{path}", version.as_deref().unwrap_or(OLDEST));
-        let answer = get(&mut connection, &path).await?;
-        if answer.status.is_success() {
-            return Ok(serde_json::from_slice(&answer.body)?);
-        }
-        let told = serde_json::from_slice::<Refusal>(&answer.body);
-        Err(Failure::Refused(told.map_or_else(
-            |_| answer.status.to_string(),
-            |refusal| refusal.message,
-        )))
-    };
-    tokio::time::timeout(PATIENCE, talk).await?
-}
-
-async fn connect(host: &str) -> Result<Connection, Failure> {
-    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
-        Box::new(UnixStream::connect(path).await?)
-    } else if let Some(address) = host.strip_prefix("tcp://") {
-        Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
-    } else {
-        let forms = "the address must begin with unix:// or tcp://";
-        return Err(Failure::Unreachable(forms.to_owned()));
-    };
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender; its errors show up there.
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-struct Answer {
-    status: StatusCode,
-    /// `Api-Version`.
-    version: Option<String>,
-    body: Bytes,
-}
-
-async fn get(connection: &mut Connection, path: &str) -> Result<Answer, Failure> {
-    let request = Request::get(path).header("Host", "docker").body(Empty::new());
-    connection.ready().await?;
-    let response = connection.send_request(request?).await?;
-    let version = response.headers().get("Api-Version");
-    let version = version.and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    Ok(Answer {
-        status,
-        version,
-        body: body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes(),
-    })
 }
 
 #[cfg(test)]

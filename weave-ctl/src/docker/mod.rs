@@ -1,5 +1,7 @@
-//! Docker: looking containers up (control.md 4.1).
+//! Docker: looking containers up (control.md 4.1) and following their lives (control.md 1.12).
 
+mod client;
+pub mod events;
 mod lookup;
 
 pub use lookup::{DockerContainer, list_running, resolve};

@@ -446,6 +446,24 @@ fn containers() {
 }
 
 #[test]
+fn containers_that_ended_while_docker_was_out_of_sight() {
+    let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default()]);
+    for id in ["a", "b", "c"] {
+        net.allocate(0, id, "10.2.0.0/16");
+    }
+    let died = |net: &mut Net| net.at(0, |a, out| a.containers_died_except(out, &["b".to_owned()]));
+    died(&mut net);
+    net.out.now = Duration::from_secs(20);
+    // Told again, they have not died later than they did; `c` has been started again.
+    died(&mut net);
+    net.allocators[0].container_started("c");
+    net.out.now = Duration::from_secs(31);
+    net.at(0, |a, out| a.tick(out));
+    let owners: Vec<String> = net.allocators[0].owned().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(owners, ["b", "c"]);
+}
+
+#[test]
 fn bad_unicasts_are_ignored() {
     let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default()]);
     net.allocate(0, "a", "10.2.0.0/16");

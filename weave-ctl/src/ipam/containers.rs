@@ -36,17 +36,31 @@ impl Allocator {
 
     /// At start, with Docker: releases what belongs to containers that do not run.
     pub fn retain_containers(&mut self, running: &[String]) {
-        let running: HashSet<&str> = running.iter().map(String::as_str).collect();
-        let records = self.owned.records();
-        let gone = records.filter(|r| r.is_container && !running.contains(r.id.as_str()));
-        let gone: Vec<String> = gone.map(|r| r.id.clone()).collect();
-        for id in gone {
+        for id in self.containers_except(running) {
             info!(
                 "[allocator {}] releasing addresses of {id}, which does not run",
                 self.config.name
             );
             let _ = self.free_all(&id);
         }
+    }
+
+    /// After a time without Docker: those that do not run any more died in the meantime. They keep
+    /// their addresses for as long as any dead container, for Docker itself may have restarted and be
+    /// about to start them again.
+    pub fn containers_died_except(&mut self, out: &dyn Outlet, running: &[String]) {
+        for id in self.containers_except(running) {
+            if !self.dead.contains_key(&id) {
+                self.container_died(out, &id);
+            }
+        }
+    }
+
+    fn containers_except(&self, running: &[String]) -> Vec<String> {
+        let running: HashSet<&str> = running.iter().map(String::as_str).collect();
+        let records = self.owned.records();
+        let gone = records.filter(|r| r.is_container && !running.contains(r.id.as_str()));
+        gone.map(|r| r.id.clone()).collect()
     }
 
     pub(super) fn release_dead(&mut self, now: Now) {

@@ -20,6 +20,18 @@ pub enum Mode {
     Clsact,
 }
 
+impl Mode {
+    /// What to try first: TCX, unless `WEAVE_ATTACH=clsact` asks for the older way, which helps to
+    /// find out whether a problem has to do with TCX.
+    #[must_use]
+    pub fn from_env() -> Self {
+        match std::env::var("WEAVE_ATTACH") {
+            Ok(mode) if mode == "clsact" => Self::Clsact,
+            _ => Self::Tcx,
+        }
+    }
+}
+
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -204,6 +216,19 @@ pub fn detach(bpf_dir: &Path, hook: Hook, interface: &str, ifindex: u32) {
         // Dropped, it deletes the filter, if there is one.
         drop(link);
     }
+}
+
+/// Removes our filter from an interface that is not ours; none is fine. Its qdisc stays: others
+/// may use it.
+pub fn remove_filter(interface: &str) {
+    // Dropped, the link deletes the filter.
+    drop(SchedClassifierLink::attached(
+        interface,
+        Hook::Underlay.direction(),
+        PRIORITY,
+        HANDLE,
+        None,
+    ));
 }
 
 /// Removes pins of links whose interface is gone (`alive` tells by number).

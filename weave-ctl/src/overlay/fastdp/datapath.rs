@@ -65,7 +65,7 @@ impl Datapath {
             bpf_dir: bpf_dir.to_owned(),
             ebpf: loaded.ebpf,
             maps,
-            mode: Mode::Tcx,
+            mode: Mode::from_env(),
             xdp: wanted,
             config,
             ports: BTreeMap::new(),

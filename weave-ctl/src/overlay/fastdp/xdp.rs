@@ -77,12 +77,15 @@ fn decide(wanted: Wanted, driver: Option<&str>) -> Result<(XdpMode, bool), Strin
         (Wanted::Off, _) => Err("switched off".to_owned()),
         (Wanted::Native, _) => Ok((XdpMode::Driver, relays)),
         (Wanted::Generic, _) => Ok((XdpMode::Skb, false)),
-        (Wanted::Auto, Some(driver)) if relays || GAINS.contains(&driver) => Ok((XdpMode::Driver, true)),
-        (Wanted::Auto, Some(driver)) => Err(format!(
-            "auto: native XDP on driver {driver} may turn offloads off that TCP needs"
-        )),
-        (Wanted::Auto, None) => {
-            Err("auto: on a virtual interface native XDP turns the peer's offloads off".to_owned())
+        (Wanted::Auto, _) if relays => Ok((XdpMode::Driver, true)),
+        (Wanted::Auto, Some("veth")) => {
+            Err("auto: native XDP on veth turns the peer's offloads off".to_owned())
+        }
+        (Wanted::Auto, driver) => {
+            let driver = driver.unwrap_or("of this interface");
+            Err(format!(
+                "auto: native XDP on driver {driver} is not known to keep TCP's offloads"
+            ))
         }
     }
 }

@@ -1,0 +1,119 @@
+//! HTTP to the Docker daemon, over its Unix socket or TCP.
+//!
+//! The API version is the engine's own, as told by `/_ping`, since old engines refuse newer versions
+//! and new ones older.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// Engines have answered `/_ping` with their version since this one (Docker 1.13).
+const OLDEST: &str = "1.25";
+/// More than any honest answer, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
+/// `DOCKER_HOST`, or the usual socket.
+pub(super) fn default_host() -> String {
+    let set = std::env::var("DOCKER_HOST").ok();
+    set.filter(|host| !host.is_empty())
+        .unwrap_or_else(|| DEFAULT_HOST.to_owned())
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The engine answered, with this error.
+    Refused(String),
+    /// Nobody answered, or nothing that makes sense.
+    Unreachable(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Connection = SendRequest<Empty<Bytes>>;
+
+/// Asks one question; `path` is without the version.
+pub(super) async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
+    let talk = async {
+        let body = bounded(request(host, path).await?).await?;
+        Ok(serde_json::from_slice(&body)?)
+    };
+    tokio::time::timeout(PATIENCE, talk).await?
+}
+
+/// Asks a question whose answer goes on for ever. Gives it once it has begun.
+pub(super) async fn follow(host: &str, path: &str) -> Result<Incoming, Failure> {
+    let response = tokio::time::timeout(PATIENCE, request(host, path)).await??;
+    Ok(response.into_body())
+}
+
+/// A successful answer, its body unread.
+async fn request(host: &str, path: &str) -> Result<Response<Incoming>, Failure> {
+    let mut connection = connect(host).await?;
+    let ping = get(&mut connection, "/_ping").await?;
+    let version = ping.headers().get("Api-Version").and_then(|v| v.to_str().ok());
+    let version = version.filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    let path = format!("/v{}{path}", version.unwrap_or(OLDEST));
+    let _ = bounded(ping).await?;
+    let response = get(&mut connection, &path).await?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    Err(Failure::Refused(refusal(status, &bounded(response).await?)))
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let told = serde_json::from_slice::<Refusal>(body);
+    told.map_or_else(|_| status.to_string(), |refusal| refusal.message)
+}
+
+async fn bounded(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    Ok(body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes())
+}
+
+async fn connect(host: &str) -> Result<Connection, Failure> {
+    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
+        Box::new(UnixStream::connect(path).await?)
+    } else if let Some(address) = host.strip_prefix("tcp://") {
+        Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
+    } else if !host.contains("://") {
+        Box::new(TcpStream::connect(host).await?)
+    } else {
+        let forms = "the address must begin with unix:// or tcp://";
+        return Err(Failure::Unreachable(forms.to_owned()));
+    };
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender; its errors show up there.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn get(connection: &mut Connection, path: &str) -> Result<Response<Incoming>, Failure> {
+    let request = Request::get(path).header("Host", "docker").body(Empty::new());
+    connection.ready().await?;
+    Ok(connection.send_request(request?).await?)
+}
