@@ -102,7 +102,7 @@ pub(in super::super) fn decoders_agree(payload: &[u8]) {
     assert_eq!(decode_topology_counting(payload, &mut skipped), expected);
     assert_eq!(skipped, skipped_by_values);
 
-    let is_news = |peer: &PeerSummary| peer.version % 2 == 0;
+    let is_news = |peer: &PeerSummary| peer.version.is_multiple_of(2);
     for peer in expected.iter_mut().flatten().filter(|peer| !is_news(peer)) {
         peer.connections.clear();
     }
