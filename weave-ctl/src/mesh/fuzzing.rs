@@ -55,12 +55,13 @@ pub fn ipam(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
 
     use super::super::capture;
     use super::super::gob::tests::vector;
+    use super::super::summary::tests::decoders_agree;
 
     const ROUNDS: usize = 4000;
 
@@ -90,7 +91,8 @@ mod tests {
         }
     }
 
-    fn damage(data: &mut Vec<u8>, rng: &mut SmallRng) {
+    /// Changes bytes somewhere, or cuts, repeats or inserts some.
+    pub(in super::super) fn damage(data: &mut Vec<u8>, rng: &mut SmallRng) {
         if data.is_empty() {
             return data.push(rng.random());
         }
@@ -121,7 +123,10 @@ mod tests {
     #[test]
     fn topology() {
         run(
-            super::topology,
+            |data| {
+                super::topology(data);
+                decoders_agree(data);
+            },
             &["topology-one", "topology-two", "topology-foreign"].map(vector),
         );
     }

@@ -11,7 +11,7 @@ use super::message::{Envelope, Message};
 use super::name::PeerName;
 use super::queue::{Item, Slot};
 use super::routes::Edges;
-use super::summary::decode_topology_counting;
+use super::summary::decode_topology_news;
 use super::{ConnId, Now};
 
 /// The channel that the mesh itself uses.
@@ -309,7 +309,8 @@ impl Mesh {
         payload: &[u8],
     ) -> Result<(BTreeSet<PeerName>, BTreeSet<PeerName>), Rejected> {
         let mut skipped = 0;
-        let update = decode_topology_counting(payload, &mut skipped).map_err(|e| Rejected(e.to_string()))?;
+        let update = decode_topology_news(payload, &mut skipped, |peer| self.peers.is_news(peer))
+            .map_err(|e| Rejected(e.to_string()))?;
         let applied = self.peers.apply(update);
         self.counters.topology_entries_skipped += skipped;
         self.counters.topology_entries_refused += applied.refused as u64;

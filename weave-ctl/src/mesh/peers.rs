@@ -131,6 +131,15 @@ impl Peers {
         effect
     }
 
+    /// Will [`Self::apply`] look at the connections of this summary? Its own do not count here.
+    #[must_use]
+    pub fn is_news(&self, summary: &PeerSummary) -> bool {
+        summary.name != self.own
+            && self
+                .get(summary.name)
+                .is_none_or(|known| is_newer(summary, known))
+    }
+
     /// Applies an update by the rules of wire.md 4.2.3.
     pub fn apply(&mut self, update: Vec<PeerSummary>) -> Applied {
         let mut applied = Applied::default();

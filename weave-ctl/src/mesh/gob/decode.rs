@@ -14,15 +14,15 @@ const MAX_TYPES: usize = 128;
 /// User types start here (wire.md 3.3); everything below is Go's own.
 const FIRST_USER_ID: i64 = 64;
 
-const BOOL: i64 = 1;
+pub(super) const BOOL: i64 = 1;
 const INT: i64 = 2;
-const UINT: i64 = 3;
-const BYTES: i64 = 5;
-const STRING: i64 = 6;
+pub(super) const UINT: i64 = 3;
+pub(super) const BYTES: i64 = 5;
+pub(super) const STRING: i64 = 6;
 
 /// A descriptor: ids of the parts.
 #[derive(Debug)]
-enum Wire<'a> {
+pub(super) enum Wire<'a> {
     Slice(i64),
     Map(i64, i64),
     Struct(Vec<(&'a str, i64)>),
@@ -47,6 +47,16 @@ impl<'a> Decoder<'a> {
 
     /// The next value, or `None` at the end of the input. After an error the stream is of no use.
     pub fn next_value(&mut self) -> Result<Option<Value<'a>>, GobError> {
+        let Some((id, mut body)) = self.next_body()? else {
+            return Ok(None);
+        };
+        let value = body.value(id, 0)?;
+        body.input.end()?;
+        Ok(Some(value))
+    }
+
+    /// The next value's id and its bytes, for a reader that does without a [`Value`].
+    pub(super) fn next_body(&mut self) -> Result<Option<(i64, Body<'a, '_>)>, GobError> {
         while !self.input.0.is_empty() {
             let mut message = Input(self.input.counted()?);
             let id = message.int()?;
@@ -58,14 +68,12 @@ impl<'a> Decoder<'a> {
             if !is_struct && message.uint()? != 0 {
                 return Err(GobError::Number);
             }
-            let mut body = Body {
+            let body = Body {
                 types: &self.types,
                 input: message,
                 budget: MAX_VALUES,
             };
-            let value = body.value(id, 0)?;
-            body.input.end()?;
-            return Ok(Some(value));
+            return Ok(Some((id, body)));
         }
         Ok(None)
     }
@@ -152,15 +160,22 @@ fn struct_fields<'a>(input: &mut Input<'a>) -> Result<Vec<(&'a str, i64)>, GobEr
 }
 
 /// One value message.
-struct Body<'a, 't> {
-    types: &'t BTreeMap<i64, Wire<'a>>,
-    input: Input<'a>,
+pub(super) struct Body<'a, 't> {
+    pub(super) types: &'t BTreeMap<i64, Wire<'a>>,
+    pub(super) input: Input<'a>,
+    /// How many more values it may contain.
     budget: usize,
 }
 
 impl<'a> Body<'a, '_> {
-    fn value(&mut self, id: i64, depth: usize) -> Result<Value<'a>, GobError> {
+    /// Counts one value.
+    pub(super) fn spend(&mut self) -> Result<(), GobError> {
         self.budget = self.budget.checked_sub(1).ok_or(GobError::TooMany)?;
+        Ok(())
+    }
+
+    pub(super) fn value(&mut self, id: i64, depth: usize) -> Result<Value<'a>, GobError> {
+        self.spend()?;
         match id {
             BOOL => return Ok(Value::Bool(self.input.uint()? != 0)),
             INT => return Ok(Value::Int(self.input.int()?)),
@@ -221,7 +236,7 @@ impl<'a> Body<'a, '_> {
 
 /// What is left to read.
 #[derive(Debug, Clone, Copy)]
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], GobError> {
@@ -230,7 +245,7 @@ impl<'a> Input<'a> {
         Ok(head)
     }
 
-    fn uint(&mut self) -> Result<u64, GobError> {
+    pub(super) fn uint(&mut self) -> Result<u64, GobError> {
         let (&first, tail) = self.0.split_first().ok_or(GobError::Truncated)?;
         self.0 = tail;
         if first < 0x80 {
@@ -253,7 +268,7 @@ impl<'a> Input<'a> {
     }
 
     /// A count of things that take at least one byte each.
-    fn count(&mut self) -> Result<usize, GobError> {
+    pub(super) fn count(&mut self) -> Result<usize, GobError> {
         let count = self.uint()?;
         usize::try_from(count)
             .ok()
@@ -261,7 +276,7 @@ impl<'a> Input<'a> {
             .ok_or(GobError::Truncated)
     }
 
-    fn counted(&mut self) -> Result<&'a [u8], GobError> {
+    pub(super) fn counted(&mut self) -> Result<&'a [u8], GobError> {
         let count = self.count()?;
         self.take(count)
     }
@@ -282,7 +297,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn end(&self) -> Result<(), GobError> {
+    pub(super) fn end(&self) -> Result<(), GobError> {
         if self.0.is_empty() {
             Ok(())
         } else {

@@ -24,13 +24,18 @@ impl Encoder {
     /// A value that is not of type `ty` is a mistake of the caller: it panics in debug builds and
     /// is written as that type's zero otherwise.
     pub fn encode(&mut self, ty: &Type, value: &Value<'_>) {
+        self.encode_with(ty, |out| put_value(out, ty, value));
+    }
+
+    /// The same with a value that the function writes: a tree of values costs much in large tables.
+    pub(crate) fn encode_with(&mut self, ty: &Type, write: impl FnOnce(&mut Vec<u8>)) {
         let id = self.id_of(ty);
         let mut message = Vec::new();
         put_int(&mut message, id);
         if !matches!(ty, Type::Struct(..)) {
             message.push(0);
         }
-        put_value(&mut message, ty, value);
+        write(&mut message);
         put_bytes(&mut self.out, &message);
     }
 
@@ -72,6 +77,50 @@ impl Encoder {
             .unwrap_or(FIRST_ID);
         put_bytes(&mut self.out, &descriptor(ty, id, wire));
         id
+    }
+}
+
+/// Writes a struct's fields, which must come in the order of its [`Type`]; zero ones are left out.
+pub(crate) struct Fields<'o> {
+    out: &'o mut Vec<u8>,
+    delta: u64,
+}
+
+impl<'o> Fields<'o> {
+    pub(crate) fn new(out: &'o mut Vec<u8>) -> Self {
+        Self { out, delta: 0 }
+    }
+
+    pub(crate) fn uint(mut self, number: u64) -> Self {
+        if self.announce(number != 0) {
+            put_uint(self.out, number);
+        }
+        self
+    }
+
+    pub(crate) fn bool(self, value: bool) -> Self {
+        self.uint(value.into())
+    }
+
+    /// A byte slice or a string.
+    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
+        if self.announce(!bytes.is_empty()) {
+            put_bytes(self.out, bytes);
+        }
+        self
+    }
+
+    pub(crate) fn end(self) {
+        self.out.push(0);
+    }
+
+    fn announce(&mut self, present: bool) -> bool {
+        self.delta += 1;
+        if present {
+            put_uint(self.out, self.delta);
+            self.delta = 0;
+        }
+        present
     }
 }
 
@@ -173,7 +222,7 @@ fn is_omitted(value: &Value<'_>) -> bool {
     }
 }
 
-fn put_uint(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn put_uint(out: &mut Vec<u8>, number: u64) {
     if let Some(small) = u8::try_from(number).ok().filter(|b| *b < 0x80) {
         out.push(small);
         return;

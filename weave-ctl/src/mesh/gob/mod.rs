@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod record;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,6 +14,8 @@ use std::borrow::Cow;
 
 pub use decode::{Decoder, MAX_DEPTH, MAX_VALUES};
 pub use encode::Encoder;
+pub(crate) use encode::{Fields, put_uint};
+pub(crate) use record::{Field, RecordReader};
 
 /// What is wrong with a gob stream, or with what was found in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

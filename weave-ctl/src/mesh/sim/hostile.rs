@@ -9,8 +9,7 @@ use super::super::core::{Input, Introduction};
 use super::super::handshake::Features;
 use super::super::message::{Envelope, Message};
 use super::super::name::ShortId;
-use super::super::peers::Peers;
-use super::super::routes::{Edges, Routes};
+
 use super::super::summary::{ConnectionSummary, PeerSummary, encode_topology};
 use super::super::targets::ResolvedPeer;
 use super::toy::{Toy, Toys};
@@ -189,42 +188,5 @@ fn lies_do_no_harm() {
                 .handle(world.now, unix(world.now), Input::Tick, &mut node.toys);
             whole(&mut world);
         }
-    }
-}
-
-/// Prints what one recalculation costs in a full mesh.
-#[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture"]
-fn cost_of_routes() {
-    for n in [100, 300, 1000] {
-        let peer = |me: usize| PeerSummary {
-            name: name(me),
-            nickname: String::new(),
-            uid: 1,
-            version: 1,
-            short_id: None,
-            connections: (0..n)
-                .filter(|to| *to != me)
-                .map(|to| ConnectionSummary {
-                    name: name(to),
-                    remote_addr: address(to).to_string(),
-                    outbound: true,
-                    established: true,
-                })
-                .collect(),
-        };
-        let mut peers = Peers::new(peer(n / 2));
-        peers.apply((0..n).map(peer).collect());
-        let start = std::time::Instant::now();
-        let mut routes = Routes::compute(&peers, name(n / 2));
-        let computed = start.elapsed();
-        let hops: usize = (0..n)
-            .map(|o| routes.broadcast(name(o), Edges::Established).len())
-            .sum();
-        println!(
-            "{n} peers: routes {computed:?}, all broadcast tables {:?}, {hops} hops",
-            start.elapsed() - computed
-        );
-        assert_eq!(hops, n - 1);
     }
 }

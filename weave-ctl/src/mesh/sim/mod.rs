@@ -230,18 +230,25 @@ impl World {
         for pipe in 0..self.pipes.len() {
             let ends = &self.pipes[pipe].ends;
             if self.nodes[ends[0].node].group != self.nodes[ends[1].node].group {
-                for side in 0..2 {
-                    let wait = self.rng.random_range(0..20_000);
-                    self.after(
-                        wait,
-                        Event::Broken {
-                            pipe,
-                            side,
-                            error: "i/o timeout",
-                        },
-                    );
-                }
+                self.sever(pipe, 20_000, "i/o timeout");
             }
+        }
+    }
+
+    /// Breaks about one connection in `of`.
+    fn lose_connections(&mut self, of: usize) {
+        for pipe in 0..self.pipes.len() {
+            if self.rng.random_range(0..of) == 0 {
+                self.sever(pipe, 1000, "connection reset by peer");
+            }
+        }
+    }
+
+    /// Each end notices within that many milliseconds.
+    fn sever(&mut self, pipe: usize, within: u64, error: &'static str) {
+        for side in 0..2 {
+            let wait = self.rng.random_range(0..within);
+            self.after(wait, Event::Broken { pipe, side, error });
         }
     }
 

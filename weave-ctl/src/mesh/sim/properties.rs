@@ -9,6 +9,9 @@ use super::super::channel::Channels;
 use super::toy::{self, TOY, Toy};
 use super::{Settings, World, name, unix};
 
+/// What a debug build can do in a few seconds.
+const LARGE: usize = 32;
+
 fn settings(seed: u64, peers: usize) -> Settings {
     Settings {
         seed,
@@ -19,8 +22,9 @@ fn settings(seed: u64, peers: usize) -> Settings {
     }
 }
 
-/// A random tree plus some more links, all dialled as direct peers.
-fn sparse(world: &mut World) {
+/// A random tree plus some more links, all dialled as direct peers: by each the ones returned.
+fn sparse(world: &mut World) -> Vec<Vec<usize>> {
+    let mut dials = vec![Vec::new(); world.nodes.len()];
     let mut order: Vec<usize> = (0..world.nodes.len()).collect();
     order.shuffle(&mut world.rng);
     for i in 1..order.len() {
@@ -29,7 +33,9 @@ fn sparse(world: &mut World) {
             to.push(order[world.rng.random_range(0..i)]);
         }
         world.connect(order[i], &to);
+        dials[order[i]] = to;
     }
+    dials
 }
 
 /// Everybody is told one other peer; discovery does the rest.
@@ -55,17 +61,45 @@ fn discovery_makes_a_full_mesh() {
     }
 }
 
-/// The cold start of a full mesh is several gigabytes of gossip.
+/// The cold start of a full mesh of a hundred is gigabytes of gossip: too much for every day.
 #[test]
-#[ignore = "minutes without optimisation: cargo test --release -- --ignored"]
-fn a_hundred_peers() {
-    let mut world = joined(settings(1, 100));
-    let took = world.until("a full mesh of 100", 120, World::full_mesh);
-    println!(
-        "{took:?} simulated, {} events, {} MB",
-        world.handled,
-        world.bytes >> 20
-    );
+fn a_large_full_mesh() {
+    let mut world = joined(settings(1, LARGE));
+    world.until("a large full mesh", 120, World::full_mesh);
+    world.lose_connections(20);
+    world.run(2);
+    world.until("a large full mesh again", 600, World::full_mesh);
+}
+
+/// Restarts and lost connections; each peer dials the same ones as before.
+fn shake(world: &mut World, dials: &[Vec<usize>]) {
+    let peers = world.nodes.len();
+    for _ in 0..6 {
+        let node = world.rng.random_range(0..peers);
+        world.crash(node);
+        let pause = world.rng.random_range(0..5);
+        world.run(pause);
+        world.restart(node, &dials[node]);
+    }
+    world.lose_connections(10);
+    world.run(3);
+}
+
+#[test]
+fn a_hundred_peers_in_a_sparse_mesh() {
+    for seed in 200..202 {
+        let mut world = World::new(Settings {
+            discovery: false,
+            ..settings(seed, 100)
+        });
+        let dials = sparse(&mut world);
+        world.until("a sparse mesh", 120, World::settled);
+        shake(&mut world, &dials);
+        world.partition(|n| n / 50);
+        world.run(40);
+        world.partition(|_| 0);
+        world.until("a sparse mesh again", 900, World::settled);
+    }
 }
 
 #[test]
