@@ -53,12 +53,15 @@ macro_rules! run {
 struct Bench {
     loaded: loader::Loaded,
     maps: Maps,
-    dir: PathBuf,
+    dir: PinDir,
 }
 
-impl Drop for Bench {
+/// The directory of the pins, removed also when loading fails.
+struct PinDir(PathBuf);
+
+impl Drop for PinDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -68,9 +71,12 @@ impl Bench {
             eprintln!("SKIPPED {test}: needs root to load BPF programs");
             return None;
         }
-        let dir = PathBuf::from(format!("/sys/fs/bpf/weave-test-{}-{test}", std::process::id()));
-        let loaded = loader::load(&dir).unwrap_or_else(|error| panic!("{error}"));
-        let mut maps = Maps::open(&dir).unwrap();
+        let dir = PinDir(PathBuf::from(format!(
+            "/sys/fs/bpf/weave-test-{}-{test}",
+            std::process::id()
+        )));
+        let loaded = loader::load(&dir.0).unwrap_or_else(|error| panic!("{error}"));
+        let mut maps = Maps::open(&dir.0).unwrap();
         let mut config = Config {
             flags: Config::ENABLED | Config::XDP_RELAY,
             short_id: OURS,
@@ -537,7 +543,7 @@ fn heartbeats_reach_the_controller_whoever_sent_them() {
     let Some(mut bench) = Bench::new("heartbeat") else {
         return;
     };
-    let mut events = weave_ctl::overlay::fastdp::maps::open_events(&bench.dir).unwrap();
+    let mut events = weave_ctl::overlay::fastdp::maps::open_events(&bench.dir.0).unwrap();
     for (from, len) in [(THEIR_IP, 1430), (STRANGER, 24)] {
         let packet = vxlan(
             from,
@@ -650,7 +656,7 @@ fn stopped_means_local_only() {
 #[test]
 fn pins_of_another_shape_are_not_reused() {
     let Some(bench) = Bench::new("shape") else { return };
-    let dir = bench.dir.clone();
+    let dir = bench.dir.0.clone();
     assert!(!bench.loaded.adopted);
     let again = loader::load(&dir).unwrap();
     assert!(again.adopted, "same version: state is kept");
