@@ -7,6 +7,7 @@ pub(crate) mod capture;
 pub mod channel;
 mod connections;
 pub mod core;
+pub mod crypto;
 pub mod events;
 #[doc(hidden)]
 pub mod fuzzing;

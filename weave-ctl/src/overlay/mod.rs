@@ -2,3 +2,4 @@
 
 pub mod fastdp;
 pub mod forwarding;
+pub mod sleeve;
