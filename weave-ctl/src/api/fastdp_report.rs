@@ -32,11 +32,16 @@ impl FastDatapath {
 
     /// Dropped packets: reason (without the prefix) and number, those that happened.
     pub fn drops(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.counters
-            .iter()
-            .filter_map(|(name, count)| Some((name.strip_prefix(Self::DROP_PREFIX)?, *count)))
-            .filter(|(_, count)| *count > 0)
+        drops(&self.counters)
     }
+}
+
+/// Those of the counters that count dropped packets, without the prefix, if there were any.
+pub(super) fn drops(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
+        counters
+            .iter()
+            .filter_map(|(name, count)| Some((name.strip_prefix(FastDatapath::DROP_PREFIX)?, *count)))
+            .filter(|(_, count)| *count > 0)
 }
 
 /// The BPF programs.

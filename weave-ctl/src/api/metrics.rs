@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
-use super::report::{Ipam, Report, State};
+use super::report::{Connection, Ipam, Report, State};
 
 /// The metrics as text.
 #[must_use]
@@ -31,6 +31,17 @@ pub fn render(report: &Report) -> String {
             page.sample("weave_fastdp_packets_total", &[("verdict", verdict)], count);
         }
     }
+    if let Some(sleeve) = &report.sleeve {
+        page.family(
+            "weave_sleeve_packets_total",
+            "Number of packets seen by sleeve.",
+            "counter",
+        );
+        for (verdict, count) in &sleeve.counters {
+            page.sample("weave_sleeve_packets_total", &[("verdict", verdict)], count);
+        }
+    }
+    fallbacks(&mut page, report);
     if let Some(ipam_report) = &report.ipam {
         ipam(&mut page, ipam_report);
     }
@@ -106,6 +117,32 @@ fn router(page: &mut Page, report: &Report) {
             ];
             page.sample("weave_connections", &labels, count);
         }
+    }
+}
+
+/// Connections that are not on the fast path, each with its reason.
+fn fallbacks(page: &mut Page, report: &Report) {
+    let attr = |c: &Connection, name: &str| {
+        let attrs = c.attrs.as_ref()?;
+        Some(attrs.get(name)?.as_str()?.to_owned())
+    };
+    let mut fallbacks = report
+        .router
+        .connections
+        .iter()
+        .filter_map(|c| Some((c.address.as_str(), attr(c, "name")?, attr(c, "reason")?)))
+        .peekable();
+    if fallbacks.peek().is_none() {
+        return;
+    }
+    page.family(
+        "weave_connection_fallback",
+        "Connections that are not on the fast path, and why.",
+        "gauge",
+    );
+    for (address, overlay, reason) in fallbacks {
+        let labels = [("address", address), ("reason", &reason), ("type", &overlay)];
+        page.sample("weave_connection_fallback", &labels, 1);
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod golden;
 pub mod http;
 pub mod metrics;
 pub mod report;
+pub mod sleeve_report;
 pub mod status;
 pub mod template;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::fastdp_report::{FastDatapath, NextHop, Overlay, Program, Underlay, Xdp};
+pub use super::sleeve_report::Sleeve;
 
 /// The whole report. Sections of disabled components are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Report {
     /// Not in the original: the BPF fast path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast_datapath: Option<FastDatapath>,
+    /// Not in the original: sleeve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleeve: Option<Sleeve>,
 }
 
 /// State of the check for newer versions; its default is "disabled".

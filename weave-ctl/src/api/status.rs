@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Dns, FastDatapath, Ipam, Report, State, VersionCheck};
+use super::fastdp_report::drops;
+use super::report::{Connection, Dns, FastDatapath, Ipam, Report, Sleeve, State, VersionCheck};
 
 /// A page under `/status/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub enum Page {
     /// `/status/ipam`
     Ipam,
 }
+
+/// Attribute of a connection: why it is not on the fast path.
+const REASON: &str = "reason";
 
 impl Page {
     /// All, with their paths.
@@ -93,6 +97,10 @@ fn summary(report: &Report) -> String {
         out.push('\n');
         fast_datapath(&mut out, fastdp);
     }
+    if let Some(sleeve) = &report.sleeve {
+        out.push('\n');
+        sleeve_service(&mut out, sleeve, &report.router.connections);
+    }
     out
 }
 
@@ -134,22 +142,38 @@ fn router(out: &mut String, report: &Report) {
     line(out, "TrustedSubnets", &list(&router.trusted_subnets));
 }
 
+fn because(value: &str, reason: &str) -> String {
+    if reason.is_empty() {
+        value.to_owned()
+    } else {
+        format!("{value} ({reason})")
+    }
+}
+
+/// How many packets were dropped, and why.
+fn drops_line(out: &mut String, drops: &[(&str, u64)]) {
+    let total: u64 = drops.iter().map(|(_, n)| n).sum();
+    let reasons: Vec<String> = drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    line(out, "Drops", &because(&total.to_string(), &reasons.join(", ")));
+}
+
+fn sleeve_service(out: &mut String, sleeve: &Sleeve, connections: &[Connection]) {
+    line(out, "Service", "sleeve");
+    line(out, "Status", sleeve.trouble.as_deref().unwrap_or("ready"));
+    let name = |c: &Connection| c.attrs.as_ref().and_then(|a| a.get("name")?.as_str().map(str::to_owned));
+    let carries = connections.iter().filter(|c| name(c).as_deref() == Some("sleeve")).count();
+    line(out, "Carries", &format!("{carries} of {} connections", connections.len()));
+    let drops: Vec<(&str, u64)> = drops(&sleeve.counters).collect();
+    drops_line(out, &drops);
+}
+
 fn fast_datapath(out: &mut String, fastdp: &FastDatapath) {
-    let because = |value: &str, reason: &str| {
-        if reason.is_empty() {
-            value.to_owned()
-        } else {
-            format!("{value} ({reason})")
-        }
-    };
     let underlay: Vec<String> = fastdp
         .underlay
         .iter()
         .map(|u| format!("{} (mtu {})", u.name, u.mtu))
         .collect();
     let drops: Vec<(&str, u64)> = fastdp.drops().collect();
-    let total: u64 = drops.iter().map(|(_, n)| n).sum();
-    let reasons: Vec<String> = drops.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
     let program = if fastdp.program.loaded {
         "loaded"
     } else {
@@ -158,16 +182,21 @@ fn fast_datapath(out: &mut String, fastdp: &FastDatapath) {
 
     line(out, "Service", "fastdp");
     line(out, "Program", &because(program, &fastdp.program.version));
-    line(out, "Attach", &fastdp.attach);
-    line(out, "XDP", &because(&fastdp.xdp.mode, &fastdp.xdp.reason));
+    if fastdp.program.loaded {
+        line(out, "Attach", &fastdp.attach);
+        line(out, "XDP", &because(&fastdp.xdp.mode, &fastdp.xdp.reason));
+    }
     line(
         out,
         "MTU",
         &because(&fastdp.mtu.bytes.to_string(), &fastdp.mtu.reason),
     );
+    if !fastdp.program.loaded {
+        return;
+    }
     line(out, "Underlay", &list(&underlay));
     line(out, "NextHops", &fastdp.next_hops.len().to_string());
-    line(out, "Drops", &because(&total.to_string(), &reasons.join(", ")));
+    drops_line(out, &drops);
 }
 
 fn version_check(check: &VersionCheck) -> String {
@@ -226,14 +255,17 @@ fn connections(report: &Report) -> String {
             .attrs
             .iter()
             .flatten()
-            .filter(|(key, _)| *key != "name")
+            .filter(|(key, _)| !["name", REASON].contains(&key.as_str()))
             .map(|(key, value)| match value.as_str() {
                 Some(text) => format!("{key}={text}"),
                 None => format!("{key}={value}"),
             })
             .collect();
         let (arrow, state) = (arrow(c.outbound), c.state.as_str());
-        let _ = writeln!(out, "{arrow} {:<21} {state:<11} {} {attrs}", c.address, c.info);
+        // Not in the original, so it stands apart.
+        let reason = c.attrs.as_ref().and_then(|attrs| attrs.get(REASON)?.as_str());
+        let reason = reason.map_or(String::new(), |reason| format!(" reason=\"{reason}\""));
+        let _ = writeln!(out, "{arrow} {:<21} {state:<11} {} {attrs}{reason}", c.address, c.info);
     }
     out
 }

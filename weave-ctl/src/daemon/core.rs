@@ -3,21 +3,24 @@
 //! In each turn: handle what came, write the maps if forwarding changed, save what must outlive
 //! us, and only then answer and send.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tokio::sync::mpsc;
 
 use super::connections::{Connections, OurFeatures};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
-use super::neighbours::{Neighbours, NewConnection};
+use super::neighbours::{Actions, Neighbours, NewConnection};
+use super::overlays::Overlays;
 use super::requests::Waiting;
 use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
@@ -30,9 +33,11 @@ use crate::mesh::{ConnId, Now};
 use crate::net::Netlink;
 use crate::net::watch::Watcher;
 use crate::overlay::fastdp::datapath::Datapath;
-use crate::overlay::fastdp::heartbeat::{Action, CONTROL_ACK, Received};
+use crate::overlay::fastdp::heartbeat::Received;
 use crate::overlay::fastdp::maps;
-use crate::overlay::forwarding::{Forwarding, View};
+use crate::overlay::forwarding::{self, Best, Forwarding, View};
+use crate::overlay::sleeve::{Hop, NewLink, Session, Tables};
+use crate::overlay::switch::Action;
 use crate::store::{Identity, Store};
 
 /// Events handled in one turn at most, so that answers and saving do not wait for ever.
@@ -87,8 +92,8 @@ pub struct Parts {
     pub channels: OurChannels,
     /// The persistent state.
     pub store: Store,
-    /// Programs and maps.
-    pub datapath: Datapath,
+    /// What carries frames.
+    pub overlays: Overlays,
     /// Into the host's namespace.
     pub nl: Netlink,
     /// Said in handshakes.
@@ -106,7 +111,7 @@ pub struct Daemon {
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
     pub(super) store: Store,
-    pub(super) datapath: Datapath,
+    pub(super) overlays: Overlays,
     pub(super) neighbours: Neighbours,
     pub(super) mtu: Mtu,
     pub(super) waiting: Waiting,
@@ -142,6 +147,22 @@ impl AsRawFd for Ring {
     }
 }
 
+fn open_ring(bpf_dir: &Path) -> anyhow::Result<AsyncFd<Ring>> {
+    let ring = maps::open_events(bpf_dir)?;
+    // SAFETY: the ring owns its descriptor and lives as long as the registration.
+    unsafe { AsyncFd::register(Ring(ring)) }
+        .map_err(io::Error::from)
+        .context("cannot wait for heartbeats")
+}
+
+/// Never, without a ring.
+async fn readable(ring: &mut Option<AsyncFd<Ring>>) -> io::Result<AsyncFdReadyMutGuard<'_, Ring>> {
+    match ring {
+        Some(ring) => ring.readable_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
 pub(super) fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
@@ -156,26 +177,29 @@ impl Daemon {
             mesh,
             channels,
             store,
-            datapath,
+            overlays,
             nl,
             ours,
             mtu,
             events,
         } = parts;
-        let left = datapath.left_behind()?;
+        let left = match &overlays.fastdp {
+            Ok(datapath) => datapath.left_behind()?,
+            Err(_) => BTreeMap::new(),
+        };
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
         let connections = Connections::new(events.0.clone(), ours.clone(), options.host);
         Ok(Self {
             forwarding: Forwarding::adopt(Now::ZERO, left),
-            clock_base: datapath.clock_s(),
+            clock_base: overlays.fastdp.as_ref().map_or(0, Datapath::clock_s),
             options,
             name,
             mesh,
             channels,
             store,
-            datapath,
+            overlays,
             neighbours: Neighbours::default(),
             mtu,
             waiting: Waiting::default(),
@@ -198,6 +222,11 @@ impl Daemon {
         })
     }
 
+    /// The fast path, if this host has one.
+    pub(super) fn datapath(&mut self) -> Option<&mut Datapath> {
+        self.overlays.fastdp.as_mut().ok()
+    }
+
     pub(super) fn now(&self) -> Now {
         self.started.elapsed()
     }
@@ -206,11 +235,10 @@ impl Daemon {
     pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
-        let ring = maps::open_events(&self.options.paths.bpf_dir)?;
-        // SAFETY: the ring owns its descriptor and lives as long as the registration.
-        let mut ring = unsafe { AsyncFd::register(Ring(ring)) }
-            .map_err(io::Error::from)
-            .context("cannot wait for heartbeats")?;
+        let mut ring = match self.overlays.fastdp {
+            Ok(_) => Some(open_ring(&self.options.paths.bpf_dir)?),
+            Err(_) => None,
+        };
         self.scan_ports().await?;
         self.find_attached();
         let mut stop = std::pin::pin!(stop);
@@ -227,7 +255,7 @@ impl Daemon {
                     }
                 }
                 change = watcher.next() => self.on_change(change?).await?,
-                guard = ring.readable_mut() => {
+                guard = readable(&mut ring) => {
                     let mut guard = guard.context("cannot wait for heartbeats")?;
                     self.on_ring(&mut guard.get_inner_mut().0);
                     guard.clear_ready();
@@ -272,12 +300,17 @@ impl Daemon {
         if self.due.clock <= now {
             self.due.clock = now + CLOCK_STEP;
             let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-            self.datapath.set_clock(self.clock_base.wrapping_add(seconds))?;
+            let clock = self.clock_base.wrapping_add(seconds);
+            if let Some(datapath) = self.datapath() {
+                datapath.set_clock(clock)?;
+            }
         }
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
-            let forgotten = self.datapath.sweep_macs()?;
-            tracing::debug!("forgot {forgotten} MAC addresses not seen for long");
+            if let Some(datapath) = self.datapath() {
+                let forgotten = datapath.sweep_macs()?;
+                tracing::debug!("forgot {forgotten} MAC addresses not seen for long");
+            }
         }
         if self.due.resolve <= now {
             self.due.resolve = now + RESOLVE;
@@ -348,6 +381,10 @@ impl Daemon {
             Event::WriterFree { conn } => {
                 self.to_pump.insert(conn);
             }
+            Event::Sleeve { conn, arrived } => {
+                let actions = self.neighbours.on_sleeve(self.now(), conn, arrived);
+                self.act(actions);
+            }
             Event::Request(request) => self.on_request(request),
             Event::Found(containers) => self.claim_found(containers),
             Event::Container(event) => self.on_container(event),
@@ -387,40 +424,56 @@ impl Daemon {
         }
     }
 
-    fn act(&mut self, actions: Vec<(ConnId, Action)>) {
+    pub(super) fn act(&mut self, actions: Actions) {
         for (conn, action) in actions {
             let Some(neighbour) = self.neighbours.get(conn) else {
                 continue;
             };
             let remote = neighbour.remote;
             match action {
-                Action::SendHeartbeat => {
+                Action::FastdpHeartbeat => {
                     let (dst, mtu) = (self.mesh.short_id_of(remote), self.mtu.bytes);
                     if let Some(src) = self.mesh.short_id_of(self.name) {
                         self.neighbours.send_heartbeat(conn, dst, src, mtu);
                     }
                 }
-                Action::SendAck => {
-                    self.mesh_input(Input::OverlayControl {
-                        conn,
-                        index: 0,
-                        tag: CONTROL_ACK,
-                        data: Vec::new(),
-                    });
+                Action::Sleeve(special) => {
+                    if let Ok(engine) = &self.overlays.sleeve
+                        && let Err(error) = engine.send(conn, special)
+                    {
+                        tracing::debug!("cannot send {special:?} to {remote}: {error}");
+                    }
                 }
-                Action::Established => self.mesh_input(Input::Established { conn }),
-                Action::Changed => {
-                    match neighbour.reason() {
-                        None => tracing::info!("fastdp to {remote} is in use"),
-                        Some(reason) => tracing::warn!("fastdp to {remote} is not in use: {reason}"),
+                Action::SleeveChanged => {
+                    if let (Ok(engine), Some(state)) = (&self.overlays.sleeve, neighbour.sleeve_state()) {
+                        tracing::debug!("sleeve to {remote}: {state:?}");
+                        engine.update(conn, state);
                     }
                     self.tables_stale = true;
                 }
-                Action::Moved => {
-                    tracing::info!("Peer IP address changed to {}", neighbour.path.remote());
+                Action::Control { index, tag, data } => self.mesh_input(Input::OverlayControl {
+                    conn,
+                    index,
+                    tag,
+                    data,
+                }),
+                Action::Established => self.mesh_input(Input::Established { conn }),
+                Action::Changed => {
+                    self.neighbours.tell_change(conn);
+                    self.tables_stale = true;
+                }
+                Action::FastdpMoved => {
+                    if let Some(path) = neighbour.switch.fastdp() {
+                        tracing::info!("Peer IP address changed to {}", path.remote());
+                    }
                     // Looked up within this turn.
                     self.due.resolve = Now::ZERO;
                     self.tables_stale = true;
+                }
+                Action::Close => {
+                    self.connections.close(conn);
+                    let error = format!("no working forwarders to {remote}");
+                    self.mesh_input(Input::Closed { conn, error });
                 }
             }
         }
@@ -449,13 +502,21 @@ impl Daemon {
                     tracing::info!("connection to {remote} is gone");
                     self.connections.close(conn);
                     self.neighbours.remove(conn);
+                    if let Ok(engine) = &self.overlays.sleeve {
+                        engine.remove(conn);
+                    }
                     self.tables_stale = true;
                 }
                 Output::Ready { conn } => {
                     self.to_pump.insert(conn);
                 }
-                Output::OverlayControlReceived { conn, index, tag, .. } => {
-                    let actions = self.neighbours.on_control(conn, index, tag);
+                Output::OverlayControlReceived {
+                    conn,
+                    index,
+                    tag,
+                    data,
+                } => {
+                    let actions = self.neighbours.on_control(self.now(), conn, index, tag, &data);
                     self.act(actions);
                 }
                 Output::RoutesChanged => {
@@ -465,7 +526,9 @@ impl Daemon {
                 Output::ShortIdsChanged => self.tables_stale = true,
                 Output::OwnShortIdChanged(id) => {
                     tracing::info!("our short ID is now {}", id.get());
-                    self.datapath.set_short_id(id.get())?;
+                    if let Some(datapath) = self.datapath() {
+                        datapath.set_short_id(id.get())?;
+                    }
                     self.store.save_identity(&Identity {
                         name: self.name,
                         short_id: Some(id),
@@ -473,7 +536,12 @@ impl Daemon {
                     self.tell_features(|features| features.short_id = Some(id));
                     self.tables_stale = true;
                 }
-                Output::PeerGone(peer) => tracing::info!("Removed unreachable peer {peer}"),
+                Output::PeerGone(peer) => {
+                    tracing::info!("Removed unreachable peer {peer}");
+                    if let Ok(engine) = &self.overlays.sleeve {
+                        engine.forget_peer(peer);
+                    }
+                }
             }
         }
         if self.due.resolve == Now::ZERO {
@@ -495,32 +563,46 @@ impl Daemon {
         features: &Features,
         outbound: bool,
     ) -> anyhow::Result<()> {
-        let Some(ends) = self.connections.start(conn) else {
+        let Some(started) = self.connections.start(conn) else {
             return Ok(());
         };
-        let our_port = self.options.port;
+        // In clear if both ends trust the network between them (wire.md 2.7).
+        let trusted = started.trusted_by_us && features.trusted;
+        let session = started.session.filter(|_| !trusted);
         let new = NewConnection {
             conn,
             remote,
             conn_uid,
             features,
             outbound,
-            ends,
-            our_port,
+            ends: started.ends,
+            our_port: self.options.port,
+            sealed: self.options.password.is_some().then_some(session.is_some()),
+            no_fastdp: self.overlays.fastdp.as_ref().err().map(String::as_str),
+            no_sleeve: self.overlays.sleeve.as_ref().err().map(String::as_str),
         };
-        match self.neighbours.add(self.now(), new) {
+        let neighbour = match self.neighbours.add(self.now(), new) {
+            Ok(neighbour) => neighbour,
             Err(error) => {
                 self.connections.close(conn);
-                self.mesh_input(Input::Closed {
-                    conn,
-                    error: error.to_string(),
-                });
+                let error = error.to_string();
+                self.mesh_input(Input::Closed { conn, error });
                 return Ok(());
             }
-            Ok(port) => {
-                if let Err(error) = self.receive_on(port).await {
-                    tracing::warn!("VXLAN for {remote} on UDP port {port}: {error:#}");
-                }
+        };
+        if let (Ok(engine), Some(state)) = (&self.overlays.sleeve, neighbour.sleeve_state()) {
+            let link = NewLink {
+                conn,
+                remote,
+                session: session.map(|key| Session { key, outbound }),
+                strict_source: !neighbour.original,
+            };
+            engine.add(link, state);
+        }
+        if neighbour.switch.fastdp().is_some() {
+            let port = neighbour.port;
+            if let Err(error) = self.receive_on(port).await {
+                tracing::warn!("{error}");
             }
         }
         self.resolve(Some(conn)).await
@@ -549,9 +631,53 @@ impl Daemon {
     fn write_tables(&mut self) -> anyhow::Result<()> {
         let now = self.now();
         let view = self.view();
-        let tables = self.forwarding.update(now, &view);
-        self.datapath.apply(&tables)?;
+        if let Ok(engine) = &self.overlays.sleeve {
+            engine.set_tables(self.sleeve_tables(&view));
+        }
+        if self.overlays.fastdp.is_ok() {
+            let tables = self.forwarding.update(now, &view);
+            if let Some(datapath) = self.datapath() {
+                datapath.apply(&tables)?;
+            }
+        }
         Ok(())
+    }
+
+    /// What the workers of sleeve look up.
+    fn sleeve_tables(&self, view: &View) -> Tables {
+        let own = self.mesh.short_id_of(self.name).map(|id| (self.name, id));
+        let numbered = view.peers.iter().map(|(name, id)| (*name, *id)).chain(own);
+        let ids: HashMap<PeerName, u16> = numbered.map(|(name, id)| (name, id.get())).collect();
+        let hops: BTreeMap<PeerName, Hop> = self
+            .neighbours
+            .iter()
+            .filter_map(|(conn, neighbour)| {
+                let hop = match neighbour.switch.best()? {
+                    Best::Sleeve => Hop::Sleeve(conn),
+                    Best::Fastdp => Hop::Vxlan {
+                        remote: SocketAddrV4::new(neighbour.switch.fastdp()?.remote(), neighbour.port),
+                        local: neighbour.ends.0,
+                    },
+                };
+                Some((neighbour.remote, hop))
+            })
+            .collect();
+        let with_hop = |via: &PeerName| Some((*via, *hops.get(via)?));
+        Tables {
+            by_id: ids.iter().map(|(name, id)| (*id, *name)).collect(),
+            ids,
+            known: self.mesh.peers().map(|peer| peer.name).collect(),
+            unicast: view
+                .routes
+                .iter()
+                .filter_map(|(to, via)| Some((*to, *hops.get(via)?)))
+                .collect(),
+            floods: view
+                .floods
+                .iter()
+                .map(|(origin, via)| (*origin, via.iter().filter_map(with_hop).collect()))
+                .collect(),
+        }
     }
 
     fn view(&self) -> View {
@@ -573,9 +699,11 @@ impl Daemon {
                 .unicast_routes()
                 .filter_map(|(to, via)| Some((to, via?)))
                 .collect(),
-            links: self
-                .neighbours
-                .links(self.mtu.bytes, |port| self.datapath.vxlan(port)),
+            links: self.neighbours.links(self.mtu.bytes, |port| {
+                self.overlays.fastdp.as_ref().ok()?.vxlan(port)
+            }),
+            sleeves: self.neighbours.sleeves(),
+            best: self.neighbours.best(),
             floods: self.floods.clone(),
         }
     }
@@ -590,9 +718,10 @@ impl Daemon {
         if ending == Ending::HandOver {
             return Ok(());
         }
-        self.datapath.enable(false)?;
-        self.datapath
-            .apply(&crate::overlay::forwarding::Tables::default())?;
+        if let Some(datapath) = self.datapath() {
+            datapath.enable(false)?;
+            datapath.apply(&forwarding::Tables::default())?;
+        }
         Ok(())
     }
 }

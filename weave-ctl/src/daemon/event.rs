@@ -14,6 +14,7 @@ use crate::mesh::handshake::Features;
 use crate::mesh::message::Message;
 use crate::mesh::targets::ResolvedPeer;
 use crate::mesh::transport::Connected;
+use crate::overlay::sleeve::Arrived;
 
 /// Events waiting for the loop at most; senders wait beyond that.
 const DEPTH: usize = 1024;
@@ -65,6 +66,13 @@ pub enum Event {
     WriterFree {
         /// Where.
         conn: ConnId,
+    },
+    /// Something of an overlay came on sleeve.
+    Sleeve {
+        /// On which connection.
+        conn: ConnId,
+        /// What.
+        arrived: Arrived,
     },
     /// Somebody asks through the API.
     Request(Request),
@@ -151,6 +159,11 @@ impl Events {
     /// Tells the loop; waits while it is busy. After its end nobody cares.
     pub async fn send(&self, event: Event) {
         let _ = self.0.send(event).await;
+    }
+
+    /// Tells the loop unless it is busy: for what is sent again anyway.
+    pub fn offer(&self, event: Event) {
+        let _ = self.0.try_send(event);
     }
 
     /// Tells the loop later, from where waiting is impossible.

@@ -12,6 +12,7 @@ use crate::mesh::{ConnId, Now};
 use crate::net::bridge::HOST_END;
 use crate::net::watch::Change;
 use crate::net::{bridge, ps};
+use crate::overlay::fastdp::datapath::Datapath;
 
 /// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
 const PLUGIN_END: &str = "vethwl";
@@ -22,20 +23,23 @@ impl Daemon {
             Change::Link {
                 index, gone: true, ..
             } => {
-                self.datapath.remove_port(index)?;
-                self.datapath.remove_underlay(index)?;
+                if let Some(datapath) = self.datapath() {
+                    datapath.remove_port(index)?;
+                    datapath.remove_underlay(index)?;
+                }
             }
             Change::Link {
                 index, name, master, ..
             } if is_port(&name) => {
                 if master.is_some() {
                     self.add_port(&name, index);
-                } else {
-                    self.datapath.remove_port(index)?;
+                } else if let Some(datapath) = self.datapath() {
+                    datapath.remove_port(index)?;
                 }
             }
             Change::Link { index, .. } => {
-                if self.datapath.underlays().contains_key(&index) {
+                let underlay = |datapath: &mut Datapath| datapath.underlays().contains_key(&index);
+                if self.datapath().is_some_and(underlay) {
                     self.due.resolve = Now::ZERO;
                 }
             }
@@ -78,7 +82,10 @@ impl Daemon {
     pub(super) async fn scan_ports(&mut self) -> anyhow::Result<()> {
         let links = self.nl.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        self.datapath.sweep_links(|index| alive.contains(&index));
+        let Ok(datapath) = &mut self.overlays.fastdp else {
+            return Ok(());
+        };
+        datapath.sweep_links(|index| alive.contains(&index));
         let bridge = links
             .iter()
             .find(|link| link.name == self.options.bridge)
@@ -88,15 +95,14 @@ impl Daemon {
             .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
             .map(|link| (link.index, link.name))
             .collect();
-        let gone: Vec<u32> = self
-            .datapath
+        let gone: Vec<u32> = datapath
             .ports()
             .keys()
             .filter(|i| !present.contains_key(i))
             .copied()
             .collect();
         for index in gone {
-            self.datapath.remove_port(index)?;
+            datapath.remove_port(index)?;
         }
         for (index, name) in present {
             self.add_port(&name, index);
@@ -106,7 +112,9 @@ impl Daemon {
 
     /// A port without our program still works, through the bridge.
     pub(super) fn add_port(&mut self, name: &str, index: u32) {
-        if let Err(error) = self.datapath.add_port(name, index) {
+        if let Some(datapath) = self.datapath()
+            && let Err(error) = datapath.add_port(name, index)
+        {
             tracing::warn!("{name} goes through the bridge: {error}");
         }
     }
@@ -130,13 +138,16 @@ impl Daemon {
 
     /// Sees to it that VXLAN is received on a UDP port (wire.md 8.2).
     pub(super) async fn receive_on(&mut self, port: u16) -> anyhow::Result<()> {
-        if self.datapath.vxlan(port).is_some() {
+        let Ok(datapath) = &mut self.overlays.fastdp else {
+            return Ok(());
+        };
+        if datapath.vxlan(port).is_some() {
             return Ok(());
         }
         let bridge = self.nl.link(&self.options.bridge).await?;
         let name = format!("vxlan-{port}");
         let link = bridge::ensure_vxlan(&self.nl, &name, port, &bridge, false).await?;
-        self.datapath.add_vxlan(&name, link.index, port)?;
+        datapath.add_vxlan(&name, link.index, port)?;
         Ok(())
     }
 
@@ -151,11 +162,17 @@ impl Daemon {
             let Some(way) = neighbour.way.clone() else {
                 continue;
             };
-            if let Err(error) = self.datapath.add_underlay(&way.device, way.ifindex, way.mtu) {
+            if neighbour.switch.fastdp().is_some()
+                && let Some(datapath) = self.datapath()
+                && let Err(error) = datapath.add_underlay(&way.device, way.ifindex, way.mtu)
+            {
                 tracing::warn!("VXLAN from {} takes the slow path: {error}", way.device);
             }
         }
-        self.datapath.set_local_ips(&self.neighbours.local_ips())?;
+        let local_ips = self.neighbours.local_ips();
+        if let Some(datapath) = self.datapath() {
+            datapath.set_local_ips(&local_ips)?;
+        }
         if self.mtu.adapt(&self.neighbours) {
             self.change_mtu().await?;
         }

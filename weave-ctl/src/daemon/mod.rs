@@ -8,6 +8,7 @@ mod host;
 mod logging;
 mod mtu;
 mod neighbours;
+mod overlays;
 mod report;
 mod requests;
 mod start;

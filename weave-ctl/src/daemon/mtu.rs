@@ -17,6 +17,7 @@ pub struct Mtu {
     /// For people.
     pub reason: String,
     auto: bool,
+    sealed: bool,
 }
 
 impl Mtu {
@@ -27,11 +28,12 @@ impl Mtu {
             bytes,
             reason: "set with --mtu".to_owned(),
             auto: false,
+            sealed: false,
         }
     }
 
-    /// From this host's interfaces, as no path is known yet.
-    pub async fn auto(nl: &Netlink, bridge: &str) -> Result<Self, NetError> {
+    /// From this host's interfaces, as no path is known yet. `sealed`: sleeve will seal packets.
+    pub async fn auto(nl: &Netlink, bridge: &str, sealed: bool) -> Result<Self, NetError> {
         let mut narrowest: Option<(u32, String)> = None;
         for link in nl.links().await? {
             let ours = link.name == bridge || link.master.is_some() || link.vxlan.is_some();
@@ -46,13 +48,14 @@ impl Mtu {
             narrowest = Some(narrowest.map_or(candidate.clone(), |known| known.min(candidate)));
         }
         let (bytes, from) = match narrowest {
-            Some((mtu, name)) => (overlay_mtu(mtu), format!("underlay {mtu} on {name}")),
-            None => (overlay_mtu(1500), "no underlay yet".to_owned()),
+            Some((mtu, name)) => (overlay_mtu(mtu, sealed), format!("underlay {mtu} on {name}")),
+            None => (overlay_mtu(1500, sealed), "no underlay yet".to_owned()),
         };
         Ok(Self {
             bytes: bytes.max(LOWEST),
             reason: format!("auto: {from}"),
             auto: true,
+            sealed,
         })
     }
 
@@ -61,10 +64,11 @@ impl Mtu {
         if !self.auto {
             return false;
         }
+        let sealed = self.sealed;
         let original = neighbours
             .original()
             .map(|peer| (ORIGINAL, format!("{peer} runs Weave Net 2")));
-        let Some((bytes, from)) = neighbours.narrowest().into_iter().chain(original).min() else {
+        let Some((bytes, from)) = neighbours.narrowest(sealed).into_iter().chain(original).min() else {
             return false;
         };
         let bytes = bytes.max(LOWEST);
@@ -75,6 +79,7 @@ impl Mtu {
             bytes,
             reason: format!("auto: {from}"),
             auto: true,
+            sealed,
         };
         true
     }

@@ -9,16 +9,29 @@ use weave_common::{Counters, NextHop};
 
 use super::core::unix_now;
 use super::core::{Daemon, OurChannels};
+use super::neighbours::Neighbour;
+use super::overlays::TAP;
 use crate::api::report::{self, Connection, FastDatapath, Report, Router, State};
 use crate::ipam::allocator::CHANNEL;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::status::{ConnectionState, ConnectionStatus, Retry};
 use crate::net::mac_text;
-use crate::overlay::fastdp::datapath::is_local;
+use crate::overlay::fastdp::datapath::{Datapath, is_local};
+use crate::overlay::forwarding::Best;
+use crate::overlay::sleeve::{self, SLEEVE};
+use crate::overlay::switch::FASTDP;
 
 /// Mesh protocol versions spoken (wire.md 1.7).
 const PROTOCOL: u8 = 2;
+
+/// The name of the overlay that carries a neighbour's frames; the one tried first until one works.
+fn overlay_in_use(neighbour: &Neighbour) -> &'static str {
+    match (neighbour.switch.best(), neighbour.switch.fastdp()) {
+        (Some(Best::Fastdp), _) | (None, Some(_)) => FASTDP,
+        (Some(Best::Sleeve), _) | (None, None) => SLEEVE,
+    }
+}
 
 impl Daemon {
     pub(super) fn report(&mut self) -> Report {
@@ -36,7 +49,8 @@ impl Daemon {
             version_check: report::VersionCheck::default(),
             router: self.router(),
             ipam,
-            fast_datapath: self.fast_datapath(),
+            fast_datapath: Some(self.fast_datapath()),
+            sleeve: Some(self.sleeve()),
             ..Report::default()
         }
     }
@@ -50,12 +64,15 @@ impl Daemon {
 
     fn router(&mut self) -> Router {
         let broadcast_routes = self.mesh.broadcast_routes();
-        let overlays = [("fastdp".to_owned(), json!({ "Vports": null, "Flows": null }))];
+        let overlays = &self.overlays;
+        let fastdp = overlays.fastdp.as_ref().ok();
+        let fastdp = fastdp.map(|_| ("fastdp".to_owned(), json!({ "Vports": null, "Flows": null })));
+        let sleeve = overlays.sleeve.as_ref().ok().map(|_| ("sleeve".to_owned(), Value::Null));
         Router {
             protocol: "weave".to_owned(),
             protocol_min_version: PROTOCOL,
             protocol_max_version: PROTOCOL,
-            encryption: false,
+            encryption: self.options.password.is_some(),
             peer_discovery: self.options.discovery,
             name: self.name.to_string(),
             nick_name: self.nickname(self.name),
@@ -79,9 +96,12 @@ impl Daemon {
             connections: self.connections(),
             termination_count: self.mesh.termination_count(),
             targets: self.mesh.targets().map(str::to_owned).collect(),
-            overlay_diagnostics: overlays.into(),
-            trusted_subnets: Vec::new(),
-            interface: format!("{} (via BPF)", self.options.bridge),
+            overlay_diagnostics: fastdp.into_iter().chain(sleeve).collect(),
+            trusted_subnets: self.options.trusted_subnets.iter().map(ToString::to_string).collect(),
+            interface: match self.overlays.fastdp {
+                Ok(_) => format!("{} (via BPF)", self.options.bridge),
+                Err(_) => format!("{TAP} (via TAP)"),
+            },
             capture_stats: BTreeMap::new(),
             macs: self.macs(),
         }
@@ -127,15 +147,15 @@ impl Daemon {
             conn,
         } = status;
         let error = error.unwrap_or_default();
+        let neighbour = conn.and_then(|conn| self.neighbours.get(conn));
+        let overlay = neighbour.map_or("none", overlay_in_use);
+        let info = |(name, nick): &(PeerName, String)| {
+            let sealed = neighbour.and_then(|neighbour| neighbour.sealed);
+            Connection::peer_info(sealed, overlay, &format!("{name}({nick})"))
+        };
         let (state, info) = match (state, &remote) {
-            (ConnectionState::Established, Some((name, nick))) => (
-                State::Established,
-                Connection::peer_info(None, "fastdp", &format!("{name}({nick})")),
-            ),
-            (ConnectionState::Pending, Some((name, nick))) => (
-                State::Pending,
-                Connection::peer_info(None, "fastdp", &format!("{name}({nick})")),
-            ),
+            (ConnectionState::Established, Some(peer)) => (State::Established, info(peer)),
+            (ConnectionState::Pending, Some(peer)) => (State::Pending, info(peer)),
             (ConnectionState::Failed, _) => {
                 let at = match retry {
                     Some(Retry::In(wait)) => Some(SystemTime::now() + wait),
@@ -146,17 +166,7 @@ impl Daemon {
             (ConnectionState::Retrying, _) => (State::Retrying, error),
             _ => (State::Connecting, String::new()),
         };
-        let attrs = conn.and_then(|conn| self.neighbours.get(conn)).map(|neighbour| {
-            let mut attrs: BTreeMap<String, Value> = [
-                ("name".to_owned(), json!("fastdp")),
-                ("mtu".to_owned(), json!(self.mtu.bytes)),
-            ]
-            .into();
-            if let Some(reason) = neighbour.reason() {
-                attrs.insert("reason".to_owned(), json!(reason));
-            }
-            attrs
-        });
+        let attrs = neighbour.map(|neighbour| self.attrs(neighbour, overlay));
         Connection {
             address: address.to_string(),
             outbound,
@@ -166,9 +176,29 @@ impl Daemon {
         }
     }
 
+    /// `Attrs` of a connection with a peer (control.md 3.4), and why it is not on the fast path.
+    fn attrs(&self, neighbour: &Neighbour, overlay: &str) -> BTreeMap<String, Value> {
+        let mut attrs: BTreeMap<String, Value> = [("name".to_owned(), json!(overlay))].into();
+        let mtu = match neighbour.switch.sleeve() {
+            Some(sleeve) if overlay == SLEEVE => sleeve.limits().mtu.into(),
+            _ => self.mtu.bytes,
+        };
+        attrs.insert("mtu".to_owned(), json!(mtu));
+        if overlay == SLEEVE && neighbour.sealed == Some(true) {
+            attrs.insert("encrypted".to_owned(), json!(true));
+        }
+        if let Some(reason) = neighbour.reason().filter(|_| overlay != FASTDP) {
+            attrs.insert("reason".to_owned(), json!(reason));
+        }
+        attrs
+    }
+
     fn macs(&self) -> Vec<report::Mac> {
-        let clock = self.datapath.clock_s();
-        let entries = self.datapath.macs().unwrap_or_default();
+        let Ok(datapath) = &self.overlays.fastdp else {
+            return self.sleeve_macs();
+        };
+        let clock = datapath.clock_s();
+        let entries = datapath.macs().unwrap_or_default();
         let mut macs: Vec<report::Mac> = entries
             .into_iter()
             .filter_map(|(key, entry)| {
@@ -193,9 +223,43 @@ impl Daemon {
         macs
     }
 
-    fn fast_datapath(&self) -> Option<FastDatapath> {
-        let counters = self.datapath.counters().ok()?;
-        let underlays = self.datapath.underlays();
+    /// Without BPF it is the workers of sleeve that learn MAC addresses.
+    fn sleeve_macs(&self) -> Vec<report::Mac> {
+        let Ok(engine) = &self.overlays.sleeve else {
+            return Vec::new();
+        };
+        let now = SystemTime::now();
+        let macs = engine.macs().into_iter().map(|known| report::Mac {
+            mac: mac_text(known.mac),
+            name: known.peer.to_string(),
+            nick_name: self.nickname(known.peer),
+            last_seen: crate::api::calendar::rfc3339(
+                now.checked_sub(known.age).unwrap_or(SystemTime::UNIX_EPOCH),
+            ),
+        });
+        let mut macs: Vec<report::Mac> = macs.collect();
+        macs.sort_by(|a, b| a.mac.cmp(&b.mac));
+        macs
+    }
+
+    fn fast_datapath(&self) -> FastDatapath {
+        let mtu = report::Overlay {
+            bytes: self.mtu.bytes,
+            reason: self.mtu.reason.clone(),
+        };
+        let datapath = match &self.overlays.fastdp {
+            Ok(datapath) => datapath,
+            Err(why) => {
+                let (loaded, version) = (false, why.clone());
+                return FastDatapath {
+                    program: report::Program { loaded, version },
+                    mtu,
+                    ..FastDatapath::default()
+                };
+            }
+        };
+        let counters = datapath.counters().unwrap_or_default();
+        let underlays = datapath.underlays();
         let xdp = match underlays.values().next() {
             None => report::Xdp {
                 mode: "off".to_owned(),
@@ -206,17 +270,14 @@ impl Daemon {
                 reason: first.xdp.reason.clone(),
             },
         };
-        Some(FastDatapath {
-            attach: self.datapath.mode().to_string(),
+        FastDatapath {
+            attach: datapath.mode().to_string(),
             program: report::Program {
                 loaded: true,
                 version: crate::VERSION.to_owned(),
             },
             xdp,
-            mtu: report::Overlay {
-                bytes: self.mtu.bytes,
-                reason: self.mtu.reason.clone(),
-            },
+            mtu,
             underlay: underlays
                 .values()
                 .map(|u| report::Underlay {
@@ -224,23 +285,44 @@ impl Daemon {
                     mtu: u.mtu,
                 })
                 .collect(),
-            next_hops: self.next_hops(),
+            next_hops: self.next_hops(datapath),
             counters: Counters::NAMES
                 .iter()
                 .map(|n| (*n).to_owned())
                 .zip(counters.values())
                 .collect(),
-        })
+        }
     }
 
-    fn next_hops(&self) -> Vec<report::NextHop> {
+    fn sleeve(&self) -> report::Sleeve {
+        let engine = match &self.overlays.sleeve {
+            Ok(engine) => engine,
+            Err(why) => {
+                return report::Sleeve {
+                    trouble: Some(why.clone()),
+                    ..report::Sleeve::default()
+                };
+            }
+        };
+        let counters = engine.counters();
+        report::Sleeve {
+            trouble: engine.failed(),
+            counters: sleeve::counters::Counters::NAMES
+                .iter()
+                .map(|n| (*n).to_owned())
+                .zip(counters.values())
+                .collect(),
+        }
+    }
+
+    fn next_hops(&self, datapath: &Datapath) -> Vec<report::NextHop> {
         let name_of = |id: u32| ShortId::new(id.into()).and_then(|id| self.mesh.short_id_owner(id));
-        let underlays = self.datapath.underlays();
-        self.datapath
+        let underlays = datapath.underlays();
+        datapath
             .next_hops()
             .unwrap_or_default()
             .into_iter()
-            .filter(|(_, hop)| hop.flags & NextHop::USABLE != 0)
+            .filter(|(_, hop)| hop.flags & (NextHop::USABLE | NextHop::SLEEVE) == NextHop::USABLE)
             .filter_map(|(id, hop)| {
                 let peer = name_of(id)?;
                 Some(report::NextHop {

@@ -16,7 +16,8 @@ use super::core::{Daemon, Ending, OurChannels, Parts};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
-use super::neighbours::{FASTDP, FEATURE_IMPLEMENTATION, FEATURE_MTU};
+use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
+use super::overlays::Overlays;
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
@@ -26,8 +27,7 @@ use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, transport};
 use crate::net::Netlink;
-use crate::net::bridge::{self, BridgeConfig};
-use crate::overlay::fastdp::datapath::Datapath;
+use crate::net::bridge;
 use crate::store::{Identity, Store};
 use crate::{docker, identity};
 
@@ -70,7 +70,10 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let name = identity::peer_name(&sources, &mut rand::rng())?;
     let nickname = options.nickname.clone();
     tracing::info!("Our name is {name}({nickname})");
-    tracing::info!("Communication between peers is unencrypted.");
+    match options.password {
+        Some(_) => tracing::info!("Communication between peers via untrusted networks is encrypted."),
+        None => tracing::info!("Communication between peers is unencrypted."),
+    }
 
     // The short ID we had before: our kernel and other peers may still be using it.
     let before = saved
@@ -98,23 +101,24 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         bail!(bad.join("\n"));
     }
     let listeners = listen(&options).await?;
-    let mut datapath = Datapath::load(&options.paths.bpf_dir, options.xdp)?;
     let mtu = match options.mtu {
         MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
-        MtuOption::Auto => Mtu::auto(&nl, &options.bridge).await?,
+        MtuOption::Auto => Mtu::auto(&nl, &options.bridge, options.password.is_some()).await?,
     };
-
-    if let Err(error) = make_devices(&options, &nl, &mut datapath, name, &mtu).await {
-        if existing.is_none() {
-            take_away(&options, &nl).await;
+    let events = Events::new();
+    let made = Overlays::make(&options, &nl, &events.0, (name, short_id), mtu.bytes).await;
+    let overlays = match made {
+        Ok(overlays) => overlays,
+        Err(error) => {
+            if existing.is_none() {
+                take_away(&options, &nl).await;
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
-    datapath.set_short_id(short_id.get())?;
-    datapath.enable(true)?;
-    tracing::info!("Bridge type is bridged_fastdp");
+    };
+    tracing::info!("Bridge type is {}", overlays.bridge_type());
 
-    let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu)));
+    let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu, &overlays)));
     let uid = ours.lock().map(|f| f.uid).unwrap_or_default();
     let mesh = Mesh::new(
         core::Config {
@@ -141,7 +145,6 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         };
         Allocator::new(config, saved.ipam)
     });
-    let events = Events::new();
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
@@ -161,7 +164,7 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         mesh,
         channels,
         store,
-        datapath,
+        overlays,
         nl,
         ours,
         mtu,
@@ -243,26 +246,6 @@ async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
     Ok(Listeners { mesh, http })
 }
 
-async fn make_devices(
-    options: &LaunchOptions,
-    nl: &Netlink,
-    datapath: &mut Datapath,
-    name: PeerName,
-    mtu: &Mtu,
-) -> anyhow::Result<()> {
-    let config = BridgeConfig {
-        name: options.bridge.clone(),
-        mac: name.to_bytes(),
-        mtu: mtu.bytes,
-    };
-    let bridge = bridge::ensure(nl, &config).await?;
-    let port = options.port.wrapping_add(1);
-    let vxlan = format!("vxlan-{port}");
-    let link = bridge::ensure_vxlan(nl, &vxlan, port, &bridge, true).await?;
-    datapath.add_vxlan(&vxlan, link.index, port)?;
-    Ok(())
-}
-
 /// After a failed first start nothing of ours may stay. State files may: they hold our name.
 async fn take_away(options: &LaunchOptions, nl: &Netlink) {
     if let Err(error) = bridge::delete_all(nl, &options.bridge).await {
@@ -274,7 +257,7 @@ async fn take_away(options: &LaunchOptions, nl: &Netlink) {
     }
 }
 
-fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Features {
+fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu, overlays: &Overlays) -> Features {
     Features {
         name,
         nickname: nickname.to_owned(),
@@ -282,9 +265,10 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu) -> Fea
         conn_id: 0,
         short_id: Some(short_id),
         trusted: false,
-        overlays: Some(vec![FASTDP.to_owned()]),
+        overlays: Some(overlays.offer()),
         extra: BTreeMap::from([
             (FEATURE_MTU.to_owned(), mtu.bytes.to_string()),
+            (FEATURE_PACE.to_owned(), PACE_QUICK.to_owned()),
             (
                 FEATURE_IMPLEMENTATION.to_owned(),
                 format!("weave-ctl {}", crate::VERSION),

@@ -3,3 +3,4 @@
 pub mod fastdp;
 pub mod forwarding;
 pub mod sleeve;
+pub mod switch;

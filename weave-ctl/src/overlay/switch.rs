@@ -1,0 +1,326 @@
+//! The overlay switch (wire.md 7): both ways to a neighbour live side by side, and the best one that
+//! works is used. Pure.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use super::fastdp::heartbeat::{self, CONTROL_ACK, CONTROL_IPSEC, Path, Received};
+use super::forwarding::Best;
+use super::pace::Pace;
+use super::sleeve::forwarder::{self, Forwarder};
+use super::sleeve::{Arrived, SLEEVE, Special};
+use crate::mesh::Now;
+
+/// The fast path's name in `Overlays` (wire.md 7.1).
+pub const FASTDP: &str = "fastdp";
+/// Control message between new peers: whether the sender hears the other's heartbeats, one byte.
+/// Never sent to the original, which would crash (wire.md W2).
+pub const CONTROL_HEARING: u8 = 0x40;
+/// A connection on which nothing is heard for so long is closed, and dialled again.
+const DEAD: Duration = Duration::from_secs(60);
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a heartbeat on the fast path.
+    FastdpHeartbeat,
+    /// The remote's address on the fast path has changed.
+    FastdpMoved,
+    /// Send something on sleeve.
+    Sleeve(Special),
+    /// Address or limits of sleeve have changed.
+    SleeveChanged,
+    /// Send a control message over TCP (wire.md 7.4).
+    Control {
+        /// Index into the common list.
+        index: u8,
+        /// Overlay's tag.
+        tag: u8,
+        /// Overlay's data.
+        data: Vec<u8>,
+    },
+    /// The first path works: the connection is established.
+    Established,
+    /// [`Switch::best`] or [`Switch::reason`] may have changed.
+    Changed,
+    /// Nothing works any more: close the TCP connection.
+    Close,
+}
+
+/// What a switch is made of.
+pub struct NewSwitch<'a> {
+    /// UID of the connection.
+    pub conn_uid: u64,
+    /// What the remote offers.
+    pub theirs: &'a [String],
+    /// The remote's address on the fast path, or why there is none.
+    pub fastdp: Result<Ipv4Addr, String>,
+    /// The remote's UDP address on sleeve, if known, or why there is no sleeve.
+    pub sleeve: Result<Option<SocketAddrV4>, String>,
+    /// Sleeve seals its packets.
+    pub sealed: bool,
+    /// The remote is a new peer, and knows [`CONTROL_HEARING`].
+    pub quick: bool,
+}
+
+/// Nothing in common.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no overlays in common with peer")]
+pub struct NoCommonOverlay;
+
+/// Both ways to one neighbour.
+#[derive(Debug)]
+pub struct Switch {
+    conn_uid: u64,
+    fastdp: Option<(u8, Path)>,
+    sleeve: Option<(u8, Forwarder)>,
+    /// Why there is no fast path at all.
+    no_fastdp: Option<String>,
+    quick: bool,
+    best: Option<Best>,
+    established: bool,
+    /// The remote has told that it does not hear us on the fast path.
+    unheard: bool,
+    /// Since when the fast path has not worked.
+    slow_since: Option<Now>,
+    /// When sleeve was last heard.
+    sleeve_heard: Option<Now>,
+    /// When something was last heard on any path.
+    heard: Now,
+}
+
+impl Switch {
+    /// The connection is up. The remote's offer is taken in our order, fastdp first (wire.md 7.2).
+    pub fn new(now: Now, new: NewSwitch<'_>) -> Result<Self, NoCommonOverlay> {
+        let offers = |name: &str| new.theirs.iter().any(|theirs| theirs == name);
+        let pace = if new.quick { Pace::QUICK } else { Pace::ORIGINAL };
+        // Indices count what both know the name of, whether or not it can be used here: a slot that
+        // cannot be prepared stays empty, and indices do not shift.
+        let mut index = 0;
+        let mut slot = |name: &str| {
+            let at = offers(name).then_some(index);
+            index += u8::from(at.is_some());
+            at
+        };
+        let (fastdp_at, sleeve_at) = (slot(FASTDP), slot(SLEEVE));
+        let mut no_fastdp = None;
+        let fastdp = match (fastdp_at, new.fastdp) {
+            (Some(at), Ok(remote)) => Some((at, Path::new(now, new.conn_uid, remote, pace))),
+            (_, Err(why)) => {
+                no_fastdp = Some(why);
+                None
+            }
+            (None, Ok(_)) => {
+                no_fastdp = Some("the peer does not offer fastdp".to_owned());
+                None
+            }
+        };
+        let sleeve = match (sleeve_at, new.sleeve) {
+            (Some(at), Ok(remote)) => {
+                // There is nothing to fall back to from here, so no hurry.
+                let forwarder = Forwarder::new(now, new.conn_uid, remote, new.sealed, Pace::ORIGINAL);
+                Some((at, forwarder))
+            }
+            _ => None,
+        };
+        if fastdp.is_none() && sleeve.is_none() {
+            return Err(NoCommonOverlay);
+        }
+        Ok(Self {
+            conn_uid: new.conn_uid,
+            fastdp,
+            sleeve,
+            no_fastdp,
+            quick: new.quick,
+            best: None,
+            established: false,
+            unheard: false,
+            slow_since: None,
+            sleeve_heard: None,
+            heard: now,
+        })
+    }
+
+    /// UID of the connection.
+    #[must_use]
+    pub fn conn_uid(&self) -> u64 {
+        self.conn_uid
+    }
+
+    /// The fast path, unless there is none.
+    #[must_use]
+    pub fn fastdp(&self) -> Option<&Path> {
+        self.fastdp.as_ref().map(|(_, path)| path)
+    }
+
+    /// Sleeve, unless there is none.
+    #[must_use]
+    pub fn sleeve(&self) -> Option<&Forwarder> {
+        self.sleeve.as_ref().map(|(_, forwarder)| forwarder)
+    }
+
+    /// Which way frames go; `None` before any has worked.
+    #[must_use]
+    pub fn best(&self) -> Option<Best> {
+        self.best
+    }
+
+    /// Why frames do not take the fast path.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match &self.fastdp {
+            Some((_, path)) => path.trouble().map(str::to_owned),
+            None => self.no_fastdp.clone(),
+        }
+    }
+
+    /// When [`Switch::tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Now {
+        let fastdp = self.fastdp().map(Path::next_deadline);
+        let sleeve = self.sleeve().map(Forwarder::next_deadline);
+        let dead = self.heard + DEAD;
+        fastdp.into_iter().chain(sleeve).min().map_or(dead, |at| at.min(dead))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) -> Vec<Action> {
+        if self.heard + DEAD <= now {
+            // Said once; the driver closes the connection.
+            self.heard = now;
+            return vec![Action::Close];
+        }
+        let fastdp = self.fastdp.as_mut().map(|(_, path)| path.tick(now)).unwrap_or_default();
+        let sleeve = self.sleeve.as_mut().map(|(_, f)| f.tick(now)).unwrap_or_default();
+        self.collect(now, fastdp, sleeve)
+    }
+
+    /// A heartbeat came on the fast path.
+    pub fn on_heartbeat(&mut self, now: Now, received: Received) -> Vec<Action> {
+        let Some((_, path)) = &mut self.fastdp else {
+            return Vec::new();
+        };
+        if received.conn_uid == self.conn_uid {
+            self.heard = now;
+        }
+        let fastdp = path.on_heartbeat(now, received);
+        self.collect(now, fastdp, Vec::new())
+    }
+
+    /// Something came on sleeve.
+    pub fn on_sleeve(&mut self, now: Now, arrived: Arrived) -> Vec<Action> {
+        let Some((_, forwarder)) = &mut self.sleeve else {
+            return Vec::new();
+        };
+        if matches!(arrived, Arrived::Heartbeat { conn_uid, .. } if conn_uid == self.conn_uid) {
+            self.heard = now;
+            self.sleeve_heard = Some(now);
+        }
+        let sleeve = forwarder.on_arrived(now, arrived);
+        self.collect(now, Vec::new(), sleeve)
+    }
+
+    /// A control message came over TCP. What cannot be understood is ignored (wire.md W2).
+    pub fn on_control(&mut self, now: Now, index: u8, tag: u8, data: &[u8]) -> Vec<Action> {
+        if let Some((_, path)) = self.fastdp.as_mut().filter(|(at, _)| *at == index) {
+            return match (tag, data.first()) {
+                (CONTROL_ACK, _) => {
+                    let actions = path.on_ack();
+                    self.collect(now, actions, Vec::new())
+                }
+                (CONTROL_HEARING, Some(hears)) if self.quick => self.on_hearing(now, *hears != 0),
+                _ => Vec::new(),
+            };
+        }
+        if let Some((_, forwarder)) = self.sleeve.as_mut().filter(|(at, _)| *at == index) {
+            let actions = forwarder.on_control(now, tag, data);
+            return self.collect(now, Vec::new(), actions);
+        }
+        if tag == CONTROL_IPSEC {
+            tracing::debug!("the peer offers IPsec, which this version does not have");
+        }
+        Vec::new()
+    }
+
+    /// The remote hears our fast path, or does not any more. In the second case it waits for a sign of
+    /// life on sleeve before it leaves the fast path: a controller that is merely busy must not cost
+    /// its host the traffic that its kernel still carries.
+    fn on_hearing(&mut self, now: Now, hears: bool) -> Vec<Action> {
+        self.unheard = !hears;
+        let actions = self.fastdp.as_mut().map(|(_, path)| path.on_peer_hears(hears));
+        let mut actions = self.collect(now, actions.unwrap_or_default(), Vec::new());
+        if !hears && self.sleeve().is_some_and(|sleeve| sleeve.remote().is_some()) {
+            let conn_uid = self.conn_uid;
+            actions.push(Action::Sleeve(Special::Heartbeat { conn_uid }));
+        }
+        actions
+    }
+
+    /// Turns what the two paths ask for into what the driver is to do.
+    fn collect(
+        &mut self,
+        now: Now,
+        fastdp: Vec<heartbeat::Action>,
+        sleeve: Vec<forwarder::Action>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let (mut changed, mut established) = (false, false);
+        let fast_at = self.fastdp.as_ref().map_or(0, |(at, _)| *at);
+        let sleeve_at = self.sleeve.as_ref().map_or(0, |(at, _)| *at);
+        let control = |index, tag, data| Action::Control { index, tag, data };
+        for action in fastdp {
+            match action {
+                heartbeat::Action::SendHeartbeat => actions.push(Action::FastdpHeartbeat),
+                heartbeat::Action::SendAck => actions.push(control(fast_at, CONTROL_ACK, Vec::new())),
+                heartbeat::Action::TellHearing(hears) => {
+                    actions.push(control(fast_at, CONTROL_HEARING, vec![hears.into()]));
+                }
+                heartbeat::Action::Established => established = true,
+                heartbeat::Action::Changed => changed = true,
+                heartbeat::Action::Moved => actions.push(Action::FastdpMoved),
+            }
+        }
+        for action in sleeve {
+            match action {
+                forwarder::Action::Send(special) => actions.push(Action::Sleeve(special)),
+                forwarder::Action::Control { tag, data } => actions.push(control(sleeve_at, tag, data)),
+                forwarder::Action::TellHearing(_) => {}
+                forwarder::Action::Established => established = true,
+                forwarder::Action::Changed => changed = true,
+                // Before anything is sent to the new address.
+                forwarder::Action::Moved | forwarder::Action::Limits => {
+                    actions.insert(0, Action::SleeveChanged);
+                    changed = true;
+                }
+            }
+        }
+        if established && !std::mem::replace(&mut self.established, true) {
+            actions.push(Action::Established);
+        }
+        if changed || established {
+            actions.push(Action::Changed);
+        }
+        self.choose(now, &mut actions);
+        actions
+    }
+
+    /// The first path that works (W9: looked up for each packet from then on). While none does, the
+    /// last one that did: it may be the first to return.
+    fn choose(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let before = self.best;
+        if self.fastdp().is_some_and(Path::usable) {
+            self.slow_since = None;
+            self.best = Some(Best::Fastdp);
+        } else {
+            let since = *self.slow_since.get_or_insert(now);
+            let alive = self.unheard || self.sleeve_heard.is_some_and(|heard| heard >= since);
+            let leave = before != Some(Best::Fastdp) || !self.quick || alive;
+            if leave && self.sleeve().is_some_and(Forwarder::usable) {
+                self.best = Some(Best::Sleeve);
+            }
+        }
+        if self.best != before && !actions.contains(&Action::Changed) {
+            actions.push(Action::Changed);
+        }
+    }
+}
