@@ -9,6 +9,8 @@
 //! bytes (`engine` and its workers), and the types between them and the daemon's loop, here.
 
 pub mod cipher;
+pub mod packet;
+pub mod seal;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
