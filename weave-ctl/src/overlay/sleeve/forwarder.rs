@@ -171,12 +171,7 @@ impl Forwarder {
     /// A control message of sleeve came over TCP; unknown and short ones change nothing.
     pub fn on_control(&mut self, now: Now, tag: u8, data: &[u8]) -> Vec<Action> {
         self.noticing(|this, actions| match (tag, data) {
-            (CONTROL_ACK, _) => {
-                if this.pulse.acknowledged() {
-                    actions.push(Action::Established);
-                    this.tests(now, actions);
-                }
-            }
+            (CONTROL_ACK, _) => this.on_ack(now, actions),
             (CONTROL_FRAGMENTATION, _) => this.fragmentation = this.established(),
             (CONTROL_MTU, [high, low, ..]) => {
                 let test = this.search.passed(now, u16::from_be_bytes([*high, *low]));
@@ -209,6 +204,13 @@ impl Forwarder {
         actions.extend(heard.tell.map(Action::TellHearing));
         // Another address or another time: perhaps another path.
         if self.established() && (heard.regained || before != Some(from)) {
+            self.tests(now, actions);
+        }
+    }
+
+    fn on_ack(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.pulse.acknowledged() {
+            actions.push(Action::Established);
             self.tests(now, actions);
         }
     }
