@@ -94,7 +94,9 @@ impl Salsa20 {
         state[6] = high.swap_bytes();
         state[7] = low.swap_bytes();
         state[8] = block;
-        let made = match self.variant.0 {
+        // For so few blocks most lanes would work in vain.
+        let kind = if wanted <= 2 { Kind::Portable } else { self.variant.0 };
+        let made = match kind {
             Kind::Portable => {
                 let made = wanted.clamp(1, BATCH);
                 let mut core = SalsaCore::<U10>::from_raw_state(state);
