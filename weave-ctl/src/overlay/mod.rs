@@ -2,5 +2,6 @@
 
 pub mod fastdp;
 pub mod forwarding;
+pub mod pace;
 pub mod sleeve;
 pub mod switch;
