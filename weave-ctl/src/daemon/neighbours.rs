@@ -342,7 +342,8 @@ impl Neighbours {
                     vxlan_ifindex: vxlan(n.port)?,
                     mtu,
                     macs: way.dst_mac.zip(way.src_mac),
-                    usable: path.usable(),
+                    // The switch may keep to a path that is silent for a moment.
+                    usable: n.switch.best() == Some(Best::Fastdp),
                 };
                 Some((n.remote, link))
             })

@@ -9,7 +9,7 @@ use super::event::{Event, Events};
 use crate::cli::launch::LaunchOptions;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::net::Netlink;
-use crate::net::bridge::{self, BridgeConfig};
+use crate::net::bridge::{self, BridgeConfig, PortFlags};
 use crate::net::link::Link;
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::sleeve::engine::{self, Engine};
@@ -144,7 +144,13 @@ async fn userspace(
         },
         Arc::new(move |conn, arrived| events.offer(Event::Sleeve { conn, arrived })),
     )?;
-    bridge::add_sleeve_port(nl, TAP, bridge, source == FrameSource::Bridge).await?;
+    let tap = nl.link(TAP).await?;
+    let flags = PortFlags {
+        isolated: true,
+        // With BPF the VXLAN device's program serves sleeve as well.
+        flood: source == FrameSource::Bridge,
+    };
+    bridge::add_overlay_port(nl, &tap, bridge, flags).await?;
     if let Ok(datapath) = fastdp {
         datapath.set_sleeve(TAP, engine.ifindex())?;
     }

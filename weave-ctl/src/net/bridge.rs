@@ -196,6 +196,17 @@ pub async fn enslave(nl: &Netlink, link: &Link, bridge: &Link) -> Result<(), Net
         .await
 }
 
+/// Removes the VXLAN devices that are ports of the bridge. Without the programs that belong to them they
+/// would only throw frames away.
+pub async fn delete_vxlans(nl: &Netlink, bridge: &Link) -> Result<(), NetError> {
+    for link in nl.links().await? {
+        if link.is(&InfoKind::Vxlan) && link.name.starts_with(VXLAN) && link.master == Some(bridge.index) {
+            nl.delete(&link).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what is ours (control.md 8.5): the overlay ports of the bridge, its ports named
 /// `vethwe...`, host ends that lost their bridge, and the bridge itself. Returns the names; what
 /// cannot be removed does not keep the rest from being removed.

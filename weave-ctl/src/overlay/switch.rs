@@ -324,3 +324,169 @@ impl Switch {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const UID: u64 = 7;
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    fn at(milliseconds: u64) -> Now {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn from() -> SocketAddrV4 {
+        SocketAddrV4::new(PEER, 6783)
+    }
+
+    fn both(quick: bool) -> Switch {
+        let theirs = ["fastdp".to_owned(), "sleeve".to_owned()];
+        let new = NewSwitch {
+            conn_uid: UID,
+            theirs: &theirs,
+            fastdp: Ok(PEER),
+            sleeve: Ok(Some(from())),
+            sealed: false,
+            quick,
+        };
+        Switch::new(at(0), new).unwrap()
+    }
+
+    fn beat() -> Received {
+        Received {
+            conn_uid: UID,
+            frame_len: 1390,
+            claimed_len: 1390,
+            from: PEER,
+        }
+    }
+
+    fn sleeve_beat() -> Arrived {
+        Arrived::Heartbeat {
+            conn_uid: UID,
+            from: from(),
+        }
+    }
+
+    /// Both paths work; the fast one is used.
+    fn running(quick: bool) -> Switch {
+        let mut switch = both(quick);
+        switch.on_sleeve(at(1), sleeve_beat());
+        switch.on_heartbeat(at(1), beat());
+        switch.on_control(at(2), 1, 1, &[]);
+        assert_eq!(switch.best(), Some(Best::Sleeve), "whichever comes first");
+        let actions = switch.on_control(at(3), 0, 0, &[]);
+        assert!(actions.contains(&Action::Changed) && !actions.contains(&Action::Established));
+        assert_eq!(switch.best(), Some(Best::Fastdp));
+        switch.on_heartbeat(at(100), beat());
+        switch
+    }
+
+    fn hearing(index: u8, hears: bool) -> Action {
+        let (tag, data) = (CONTROL_HEARING, vec![hears.into()]);
+        Action::Control { index, tag, data }
+    }
+
+    /// Ticks until `end`; all that came of it.
+    fn run(switch: &mut Switch, end: Now) -> Vec<Action> {
+        let mut all = Vec::new();
+        while switch.next_deadline() <= end {
+            let now = switch.next_deadline();
+            all.extend(switch.tick(now));
+        }
+        all
+    }
+
+    #[test]
+    fn the_first_acknowledgement_establishes() {
+        let mut switch = both(true);
+        assert_eq!(switch.best(), None);
+        let actions = switch.on_control(at(5), 0, 0, &[]);
+        assert!(actions.contains(&Action::Established));
+        let again = switch.on_control(at(6), 1, 1, &[]);
+        assert!(!again.contains(&Action::Established));
+        assert_eq!(switch.reason(), None);
+    }
+
+    #[test]
+    fn a_blocked_fast_path_is_left_within_two_seconds_and_taken_again() {
+        let mut switch = running(true);
+        let actions = run(&mut switch, at(1900));
+        assert!(actions.contains(&hearing(0, false)), "the other end is told");
+        assert_eq!(switch.best(), Some(Best::Fastdp), "it may only be busy");
+        // It answers with a sign of life on sleeve.
+        let actions = switch.on_sleeve(at(1901), sleeve_beat());
+        assert!(actions.contains(&Action::Changed));
+        assert_eq!(switch.best(), Some(Best::Sleeve));
+        assert!(switch.reason().is_some());
+        let actions = switch.on_heartbeat(at(5000), beat());
+        assert!(actions.contains(&hearing(0, true)));
+        assert_eq!((switch.best(), switch.reason()), (Some(Best::Fastdp), None));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_hear_us_gets_a_sign_of_life_and_sleeve() {
+        let mut switch = running(true);
+        let actions = switch.on_control(at(150), 0, CONTROL_HEARING, &[0]);
+        assert!(actions.contains(&Action::Sleeve(Special::Heartbeat { conn_uid: UID })));
+        assert_eq!(switch.best(), Some(Best::Sleeve), "one way is blocked, so both are left");
+        switch.on_control(at(160), 0, CONTROL_HEARING, &[1]);
+        assert_eq!(switch.best(), Some(Best::Fastdp));
+    }
+
+    #[test]
+    fn an_original_is_given_its_minute_and_never_told() {
+        let mut switch = running(false);
+        let actions = run(&mut switch, at(59_000));
+        assert!(!actions.iter().any(|a| matches!(a, Action::Control { tag: CONTROL_HEARING, .. })));
+        assert_eq!(switch.best(), Some(Best::Fastdp));
+        switch.on_sleeve(at(59_500), sleeve_beat());
+        run(&mut switch, at(60_200));
+        assert_eq!(switch.best(), Some(Best::Sleeve));
+    }
+
+    #[test]
+    fn silence_everywhere_closes_the_connection() {
+        let mut switch = running(true);
+        assert!(!run(&mut switch, at(60_000)).contains(&Action::Close));
+        assert!(run(&mut switch, at(60_200)).contains(&Action::Close));
+    }
+
+    #[test]
+    fn indices_are_those_of_the_common_list() {
+        let theirs = ["sleeve".to_owned()];
+        let new = |fastdp, theirs| NewSwitch {
+            conn_uid: UID,
+            theirs,
+            fastdp,
+            sleeve: Ok(None),
+            sealed: true,
+            quick: true,
+        };
+        let mut switch = Switch::new(at(0), new(Ok(PEER), &theirs)).unwrap();
+        assert!(switch.reason().unwrap().contains("does not offer"));
+        switch.on_control(at(1), 0, 1, &[]);
+        assert_eq!(switch.best(), Some(Best::Sleeve), "sleeve is index 0 here");
+
+        let theirs = ["fastdp".to_owned(), "sleeve".to_owned()];
+        let mut switch = Switch::new(at(0), new(Err("why".to_owned()), &theirs)).unwrap();
+        switch.on_control(at(1), 0, 0, &[]);
+        assert_eq!(switch.best(), None, "an empty slot");
+        switch.on_control(at(1), 1, 1, &[]);
+        assert_eq!((switch.best(), switch.reason()), (Some(Best::Sleeve), Some("why".to_owned())));
+
+        let nothing = ["awsvpc".to_owned()];
+        assert!(Switch::new(at(0), new(Ok(PEER), &nothing)).is_err());
+    }
+
+    #[test]
+    fn odd_control_messages_change_nothing() {
+        let mut switch = both(true);
+        for (index, tag, data) in [(0, 9, &[][..]), (7, 1, &[]), (0, CONTROL_HEARING, &[]), (1, 3, &[1]), (0, 1, &[0; 64])] {
+            switch.on_control(at(1), index, tag, data);
+        }
+        assert_eq!(switch.best(), None);
+    }
+}
