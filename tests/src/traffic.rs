@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -13,7 +13,7 @@ use crate::lab::netns;
 use crate::process::{LIMIT, wait_for};
 
 const PORT: u16 = 5999;
-const STALL: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(60);
 
 /// Sends `bytes` bytes of a known pattern over one TCP connection between two network namespaces and compares all of them on
 /// arrival. Segments are as large as the sender's stack makes them, so this meets what pings do
@@ -22,11 +22,25 @@ const STALL: Duration = Duration::from_secs(30);
 /// # Errors
 /// If the connection fails, stalls, or a byte differs.
 pub fn bulk_tcp(from: &str, to: &str, address: Ipv4Addr, bytes: usize) -> Result<()> {
+    bulk_tcp_amid(from, to, address, bytes, || Ok(()))
+}
+
+/// As [`bulk_tcp`]; when half of it has arrived, the receiver calls `halfway` and then reads on.
+///
+/// # Errors
+/// As [`bulk_tcp`], and those of `halfway`.
+pub fn bulk_tcp_amid(
+    from: &str,
+    to: &str,
+    address: Ipv4Addr,
+    bytes: usize,
+    halfway: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
     let listener = netns::inside(to, || Ok(TcpListener::bind(SocketAddr::from((address, PORT)))?))
         .context("cannot listen at the receiver")?;
     let pattern = pattern();
     std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(&listener, &pattern, bytes));
+        let receiver = scope.spawn(|| receive(&listener, &pattern, bytes, halfway));
         let sent = netns::inside(from, || send(address, &pattern, bytes));
         if sent.is_err() {
             // Wakes the receiver if it is still waiting for a connection.
@@ -50,7 +64,13 @@ fn send(address: Ipv4Addr, pattern: &[u8], bytes: usize) -> Result<()> {
     Ok(())
 }
 
-fn receive(listener: &TcpListener, pattern: &[u8], bytes: usize) -> Result<()> {
+fn receive(
+    listener: &TcpListener,
+    pattern: &[u8],
+    bytes: usize,
+    halfway: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let mut halfway = Some(halfway);
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(STALL))?;
     let mut buffer = vec![0; pattern.len()];
@@ -67,6 +87,11 @@ fn receive(listener: &TcpListener, pattern: &[u8], bytes: usize) -> Result<()> {
             "bytes {received}.. differ from what was sent"
         );
         received += want;
+        if received * 2 >= bytes
+            && let Some(halfway) = halfway.take()
+        {
+            halfway()?;
+        }
     }
     Ok(())
 }
@@ -76,6 +101,7 @@ fn receive(listener: &TcpListener, pattern: &[u8], bytes: usize) -> Result<()> {
 pub struct Stream {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
+    gap: Arc<AtomicU64>,
     sender: JoinHandle<Result<u64>>,
     receiver: JoinHandle<Result<u64>>,
 }
@@ -94,7 +120,8 @@ impl Stream {
         let (mut input, _) = listener.accept()?;
         input.set_read_timeout(Some(STALL))?;
         let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (told, counted) = (Arc::clone(&stop), Arc::clone(&received));
+        let gap = Arc::new(AtomicU64::new(0));
+        let (told, counted, longest) = (Arc::clone(&stop), Arc::clone(&received), Arc::clone(&gap));
         let sender = std::thread::spawn(move || {
             let mut number = 0u64;
             while !told.load(Ordering::SeqCst) {
@@ -109,6 +136,7 @@ impl Stream {
         let receiver = std::thread::spawn(move || {
             let mut message = [0; 8];
             let mut expected = 0u64;
+            let mut last = Instant::now();
             loop {
                 match input.read_exact(&mut message) {
                     Ok(()) => {}
@@ -122,12 +150,16 @@ impl Stream {
                     "another message than {expected} arrived"
                 );
                 expected += 1;
+                let gap = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
+                longest.fetch_max(gap, Ordering::SeqCst);
+                last = Instant::now();
                 counted.store(expected, Ordering::SeqCst);
             }
         });
         Ok(Self {
             stop,
             received,
+            gap,
             sender,
             receiver,
         })
@@ -142,6 +174,11 @@ impl Stream {
         wait_for(&format!("{count} more messages over TCP"), LIMIT, || {
             Ok((self.received.load(Ordering::SeqCst) >= goal).then_some(()))
         })
+    }
+
+    /// The longest time between two messages since the last call: what a change of path cost TCP.
+    pub fn longest_gap(&self) -> Duration {
+        Duration::from_millis(self.gap.swap(0, Ordering::SeqCst))
     }
 
     /// Ends the connection; all that was sent must have arrived.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{address, netns, sweep};
+use super::{Options, address, netns, sweep};
 use crate::process::{self, Background, LIMIT, Output};
 
 /// A host: a network namespace with its own run, data and BPF folders.
@@ -22,10 +22,12 @@ pub struct Host {
     pins: PathBuf,
     binary: PathBuf,
     segments: Vec<u8>,
+    #[serde(default)]
+    options: Options,
 }
 
 impl Host {
-    pub(super) fn create(prefix: &str, number: u8, binary: &Path) -> Result<Self> {
+    pub(super) fn create(prefix: &str, number: u8, binary: &Path, options: Options) -> Result<Self> {
         let netns = format!("{prefix}h{number}");
         let state = sweep::state_root().join(&netns);
         let pins = Path::new(sweep::BPF_ROOT).join(&netns);
@@ -40,6 +42,7 @@ impl Host {
             pins,
             binary: binary.to_owned(),
             segments: Vec::new(),
+            options,
         })
     }
 
@@ -94,7 +97,13 @@ impl Host {
         Ok(address(*segment, self.number))
     }
 
-    pub(super) fn ports(&self) -> impl Iterator<Item = String> {
+    /// The underlay devices: `eth0`, `eth1`, …
+    pub(crate) fn devices(&self) -> impl Iterator<Item = String> {
+        (0..self.segments.len()).map(|index| format!("eth{index}"))
+    }
+
+    /// This host's ports on the underlay's bridges.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = String> {
         self.segments
             .iter()
             .map(|segment| format!("p{}-{segment}", self.number))
@@ -191,15 +200,65 @@ impl Host {
         self.exec(&all)
     }
 
-    /// `weave-ctl launch` with this host's own peer name and nickname, then `args`.
+    /// `weave-ctl launch` with this host's own peer name and nickname, its [`Options`], then `args`.
     ///
     /// # Errors
     /// If it does not succeed.
     pub fn launch(&self, args: &[&str]) -> Result<()> {
         let (peer, nick) = (self.peer_name(), self.name());
-        let mut all = vec!["launch", "--name", &peer, "--nickname", &nick];
-        all.extend(args);
-        self.weave(&all)?.ok().map(drop)
+        let mut command = self.command("weave-ctl")?;
+        command.args(["launch", "--name", &peer, "--nickname", &nick]);
+        self.options.apply(&mut command);
+        process::run(command.args(args), LIMIT)?.ok().map(drop)
+    }
+
+    /// The line of `status connections` about another host, its columns separated by one space;
+    /// `None` while there is none.
+    ///
+    /// # Errors
+    /// If the daemon does not answer.
+    pub fn connection_to(&self, other: &Self) -> Result<Option<String>> {
+        let page = self.weave(&["status", "connections"])?.ok()?;
+        let nick = format!("({})", other.name());
+        let line = page.lines().find(|line| line.contains(&nick));
+        Ok(line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")))
+    }
+
+    /// Waits until the line of `status connections` about another host has all these parts; the line.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub fn wait_connection_to(&self, other: &Self, parts: &[&str]) -> Result<String> {
+        let what = format!(
+            "{parts:?} in the connection from {} to {}",
+            self.name(),
+            other.name()
+        );
+        process::wait_for(&what, LIMIT, || {
+            let line = self
+                .connection_to(other)?
+                .with_context(|| format!("no connection to {}", other.name()))?;
+            ensure!(parts.iter().all(|part| line.contains(part)), "{line}");
+            Ok(Some(line))
+        })
+    }
+
+    /// All that the daemon has logged on this host.
+    pub fn log(&self) -> String {
+        let logs = self.log_files().into_iter();
+        logs.map(|path| fs::read_to_string(path).unwrap_or_default())
+            .collect()
+    }
+
+    fn log_files(&self) -> Vec<PathBuf> {
+        let folders = [self.run_dir(), self.data_dir()];
+        let entries = folders
+            .iter()
+            .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+            .collect()
     }
 
     /// Process IDs of the `weave-ctl` daemon (and of commands that are running).
@@ -300,16 +359,11 @@ impl Host {
                 Err(error) => writeln!(text, "{error:#}"),
             };
         }
-        for folder in [self.run_dir(), self.data_dir()] {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.extension().is_some_and(|ext| ext == "log") {
-                    let log = fs::read_to_string(&path).unwrap_or_default();
-                    let lines: Vec<&str> = log.lines().collect();
-                    let tail = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
-                    let _infallible = writeln!(text, "{}:\n{}", path.display(), tail.join("\n"));
-                }
-            }
+        for path in self.log_files() {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
+            let _infallible = writeln!(text, "{}:\n{}", path.display(), tail.join("\n"));
         }
         text
     }

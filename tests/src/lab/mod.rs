@@ -5,8 +5,10 @@
 //!   h1 ──── s1 ──── h2 ──── s2 ──── h3  a line: neighbours only, nobody forwards
 //! ```
 
+pub mod firewall;
 mod host;
 pub mod netns;
+mod options;
 mod sweep;
 
 use std::fs::{self, File};
@@ -16,7 +18,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use firewall::Block;
 pub use host::{Container, Host};
+pub use options::Options;
 
 use crate::case::Unsupported;
 
@@ -27,6 +31,8 @@ pub struct Plan {
     line: bool,
     mtu: u32,
     binary: Option<PathBuf>,
+    everywhere: Options,
+    somewhere: Vec<(u8, Options)>,
 }
 
 impl Plan {
@@ -37,6 +43,8 @@ impl Plan {
             line: false,
             mtu: 1500,
             binary: None,
+            everywhere: Options::new(),
+            somewhere: Vec::new(),
         }
     }
 
@@ -52,6 +60,20 @@ impl Plan {
     /// MTU of the underlay, in bytes (default 1500).
     pub fn mtu(self, mtu: u32) -> Self {
         Self { mtu, ..self }
+    }
+
+    /// How each host is launched.
+    pub fn options(self, options: Options) -> Self {
+        Self {
+            everywhere: options,
+            ..self
+        }
+    }
+
+    /// How host `number`, counted from 1, is launched instead.
+    pub fn host_options(mut self, number: u8, options: Options) -> Self {
+        self.somewhere.push((number, options));
+        self
     }
 
     /// Uses this `weave-ctl` instead of the one built beside this program.
@@ -124,7 +146,9 @@ impl Lab {
             ])?;
         }
         for number in 1..=plan.hosts {
-            let mut host = Host::create(&lab.prefix, number, &binary)?;
+            let own = plan.somewhere.iter().rfind(|(host, _)| *host == number);
+            let options = own.map_or(&plan.everywhere, |(_, options)| options);
+            let mut host = Host::create(&lab.prefix, number, &binary, options.clone())?;
             let attached = if plan.line {
                 (number.saturating_sub(2)..number.min(segments)).collect()
             } else {
