@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -16,7 +16,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tokio::sync::mpsc;
 
-use super::connections::{Connections, OurFeatures};
+use super::connections::{Connections, OurFeatures, Secrecy};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
 use super::neighbours::{Actions, Neighbours, NewConnection};
@@ -84,6 +84,8 @@ pub enum Ending {
 pub struct Parts {
     /// As launched.
     pub options: LaunchOptions,
+    /// Password and trusted subnets.
+    pub secrecy: Arc<Secrecy>,
     /// Our name.
     pub name: PeerName,
     /// The mesh.
@@ -173,6 +175,7 @@ impl Daemon {
     pub fn new(parts: Parts) -> anyhow::Result<Self> {
         let Parts {
             options,
+            secrecy,
             name,
             mesh,
             channels,
@@ -190,7 +193,7 @@ impl Daemon {
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
-        let connections = Connections::new(events.0.clone(), ours.clone(), options.host);
+        let connections = Connections::new(events.0.clone(), ours.clone(), secrecy, options.host);
         Ok(Self {
             forwarding: Forwarding::adopt(Now::ZERO, left),
             clock_base: overlays.fastdp.as_ref().map_or(0, Datapath::clock_s),

@@ -97,7 +97,7 @@ impl Daemon {
             termination_count: self.mesh.termination_count(),
             targets: self.mesh.targets().map(str::to_owned).collect(),
             overlay_diagnostics: fastdp.into_iter().chain(sleeve).collect(),
-            trusted_subnets: self.options.trusted_subnets.iter().map(ToString::to_string).collect(),
+            trusted_subnets: self.options.trusted_subnets.texts().collect(),
             interface: match self.overlays.fastdp {
                 Ok(_) => format!("{} (via BPF)", self.options.bridge),
                 Err(_) => format!("{TAP} (via TAP)"),
