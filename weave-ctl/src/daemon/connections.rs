@@ -142,6 +142,7 @@ impl Connections {
             local,
             remote,
             session,
+            trusted_by_us,
         } = self.introduced.remove(&conn)?;
         let (queue, bodies) = mpsc::channel(WRITER_DEPTH);
         let tasks = [
@@ -152,7 +153,7 @@ impl Connections {
         Some(Started {
             ends: (local, remote),
             session,
-            trusted_by_us: self.secrecy.trusted_subnets.contain(remote.ip()),
+            trusted_by_us,
         })
     }
 
