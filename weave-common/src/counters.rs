@@ -42,7 +42,7 @@ counters! {
     decap_device,
     /// From the underlay up the host's stack to the VXLAN device.
     to_stack,
-    /// From the VXLAN device to the bridge.
+    /// From the VXLAN device or sleeve to the bridge.
     bridge_in,
     /// For another peer, sent on by us.
     relay,
@@ -56,6 +56,14 @@ counters! {
     flood_relay,
     /// Copies made for floods.
     flood_copies,
+    /// To a peer by sleeve.
+    to_sleeve,
+    /// From sleeve straight into a container.
+    from_sleeve,
+    /// For another peer, from the fast path on to sleeve.
+    relay_sleeve,
+    /// Copies of floods handed to sleeve, which makes more of them as needed.
+    flood_sleeve,
     /// Heartbeats handed to the controller.
     heartbeat,
     /// "Fragmentation needed" or "packet too big" sent to a container.

@@ -2,10 +2,12 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use weave_common::{KEYED, MAX_FLOOD_HOPS, NextHop};
+use weave_common::{FLOOD_SLEEVE, KEYED, MAX_FLOOD_HOPS, NextHop};
 
 use crate::encap::set_key;
-use crate::maps::{FLOODS, count, peer};
+use crate::maps::{FLOODS, count, usable};
+use crate::packet::{priority, set_priority, set_tc_index, tc_index};
+use crate::sleeve;
 
 /// Sends a copy of the frame to each next hop of `origin`'s tree.
 #[inline(always)]
@@ -14,9 +16,8 @@ pub fn copies(ctx: &TcContext, origin: u32) {
     let Some(hops) = (unsafe { FLOODS.get(origin) }) else {
         return;
     };
-    // SAFETY: writing a context field that tc programs may write. Copies inherit it and so pass
-    // our own egress program.
-    unsafe { (*ctx.skb.skb).tc_index = u32::from(KEYED) };
+    let (mark, former) = (tc_index(ctx) as u16, priority(ctx));
+    set_tc_index(ctx, KEYED);
     for index in 0..MAX_FLOOD_HOPS {
         if index as u32 >= hops.count {
             break;
@@ -25,11 +26,11 @@ pub fn copies(ctx: &TcContext, origin: u32) {
         // SAFETY: a BPF-to-BPF call with our own context.
         unsafe { flood_copy(ctx.skb.skb, neighbour, origin) };
     }
-    // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).tc_index = 0 };
+    set_tc_index(ctx, mark);
+    set_priority(ctx, former);
 }
 
-/// One copy to one neighbour. The outer packet may be fragmented: nobody could be told.
+/// One copy to one neighbour, or to sleeve. The outer packet may be fragmented: nobody could be told.
 ///
 /// A global function, which the verifier checks once and not for every turn of the loop.
 ///
@@ -39,8 +40,16 @@ pub fn copies(ctx: &TcContext, origin: u32) {
 #[inline(never)]
 pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin: u32) -> i32 {
     let ctx = TcContext::new(skb);
-    let Some(hop) = peer(neighbour).filter(|hop| hop.flags & NextHop::USABLE != 0) else {
-        count!(drop_no_route);
+    if neighbour == u32::from(FLOOD_SLEEVE) {
+        if sleeve::copy(&ctx, origin) {
+            count!(flood_sleeve);
+        } else {
+            count!(drop_error);
+        }
+        return 0;
+    }
+    // A neighbour that has just gone over to sleeve has its copy there.
+    let Some(hop) = usable(neighbour).filter(|hop| hop.flags & NextHop::SLEEVE == 0) else {
         return 0;
     };
     if set_key(&ctx, hop, neighbour, origin, true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {

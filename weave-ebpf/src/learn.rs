@@ -8,42 +8,25 @@ use crate::packet::is_group;
 /// A frame from `address` came in at local port `ifindex` (0: by way of the bridge).
 #[inline(always)]
 pub fn local(config: &Config, address: [u8; 6], ifindex: u32) {
+    let mut port = ifindex;
     match mac(address) {
         Some(known) if known.flags & MacEntry::LOCAL != 0 && (known.ifindex == ifindex || ifindex == 0) => {
             if !stale(config, known) {
                 return;
             }
             // Seen through the bridge, a port's address keeps its port.
-            let ifindex = if ifindex == 0 { known.ifindex } else { ifindex };
-            write(
-                config,
-                address,
-                MacEntry {
-                    ifindex,
-                    peer: 0,
-                    flags: MacEntry::LOCAL,
-                    last_seen_s: 0,
-                },
-            );
+            port = known.ifindex;
         }
-        known => {
-            if known.is_some() {
-                count!(moved);
-            } else {
-                count!(learnt);
-            }
-            write(
-                config,
-                address,
-                MacEntry {
-                    ifindex,
-                    peer: 0,
-                    flags: MacEntry::LOCAL,
-                    last_seen_s: 0,
-                },
-            );
-        }
+        Some(_) => count!(moved),
+        None => count!(learnt),
     }
+    let entry = MacEntry {
+        ifindex: port,
+        peer: 0,
+        flags: MacEntry::LOCAL,
+        last_seen_s: 0,
+    };
+    write(config, address, entry);
 }
 
 /// A frame from `address` came from peer `src`. False, and nothing learnt, if there is no such peer.

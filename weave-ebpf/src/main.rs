@@ -5,12 +5,16 @@
 //! underlay device --ingress--> weave_underlay  VXLAN for us, for others, heartbeats
 //! vxlan device    --ingress--> weave_vxlan_in  what came up the host's stack: floods, ARP
 //! vxlan device    --egress---> weave_vxlan_out what the bridge floods or sends to the overlay
+//! sleeve's TAP    --ingress--> weave_sleeve_in  frames that userspace has received for this host
+//! sleeve's TAP    --egress---> weave_sleeve_out frames for peers that only userspace reaches
 //! underlay device --XDP------> weave_xdp       strangers are dropped early, relaying where it pays
 //! ```
 #![no_std]
 #![no_main]
 
+mod arrival;
 mod decap;
+mod departure;
 mod encap;
 mod flood;
 mod learn;
@@ -18,6 +22,7 @@ mod maps;
 mod packet;
 mod port;
 mod relay;
+mod sleeve;
 mod too_big;
 mod underlay;
 mod vxlan;
@@ -48,6 +53,18 @@ pub fn weave_vxlan_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn weave_vxlan_out(ctx: TcContext) -> i32 {
     vxlan::egress(&ctx)
+}
+
+/// Ingress of the TAP: what userspace writes.
+#[classifier]
+pub fn weave_sleeve_in(ctx: TcContext) -> i32 {
+    sleeve::ingress(&ctx)
+}
+
+/// Egress of the TAP: what userspace reads.
+#[classifier]
+pub fn weave_sleeve_out(ctx: TcContext) -> i32 {
+    sleeve::egress(&ctx)
 }
 
 /// XDP on an underlay device.

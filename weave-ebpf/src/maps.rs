@@ -32,6 +32,18 @@ pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Heartbeat, { EVENT_RING as usize }> = RingBuf::new();
 
+/// Adds one to a counter of this CPU.
+macro_rules! count {
+    ($name:ident) => {
+        if let Some(counters) = crate::maps::COUNTERS.get_ptr_mut(0) {
+            // SAFETY: the slot belongs to this CPU and programs of this kind are not preempted
+            // by one another on it.
+            unsafe { (*counters).$name += 1 };
+        }
+    };
+}
+pub(crate) use count;
+
 /// Our configuration; `None` only before the controller's first write.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
@@ -53,21 +65,19 @@ pub fn peer(short_id: u32) -> Option<&'static NextHop> {
     unsafe { PEERS.get(short_id) }
 }
 
-/// Is this the address of a neighbour?
+/// The next hop towards a peer, if there is a way.
 #[inline(always)]
-pub fn is_sender(address: [u8; 4]) -> bool {
-    // SAFETY: as in `mac`.
-    unsafe { SENDERS.get(address) }.is_some()
+pub fn usable(short_id: u32) -> Option<&'static NextHop> {
+    let hop = peer(short_id).filter(|hop| hop.flags & NextHop::USABLE != 0);
+    if hop.is_none() {
+        count!(drop_no_route);
+    }
+    hop
 }
 
-/// Adds one to a counter of this CPU.
-macro_rules! count {
-    ($name:ident) => {
-        if let Some(counters) = crate::maps::COUNTERS.get_ptr_mut(0) {
-            // SAFETY: the slot belongs to this CPU and programs of this kind are not preempted
-            // by one another on it.
-            unsafe { (*counters).$name += 1 };
-        }
-    };
+/// The neighbour with this address.
+#[inline(always)]
+pub fn sender(address: [u8; 4]) -> Option<&'static Sender> {
+    // SAFETY: as in `mac`.
+    unsafe { SENDERS.get(address) }
 }
-pub(crate) use count;

@@ -174,6 +174,38 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Has it a VLAN tag beside it?
+#[inline(always)]
+pub fn tagged(ctx: &TcContext) -> bool {
+    // SAFETY: reading a context field.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
+
+#[inline(always)]
+pub fn tc_index(ctx: &TcContext) -> u32 {
+    // SAFETY: reading a context field.
+    unsafe { (*ctx.skb.skb).tc_index }
+}
+
+/// Copies inherit it and so pass our own egress programs.
+#[inline(always)]
+pub fn set_tc_index(ctx: &TcContext, mark: u16) {
+    // SAFETY: writing a context field that tc programs may write.
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(mark) };
+}
+
+#[inline(always)]
+pub fn priority(ctx: &TcContext) -> u32 {
+    // SAFETY: reading a context field.
+    unsafe { (*ctx.skb.skb).priority }
+}
+
+#[inline(always)]
+pub fn set_priority(ctx: &TcContext, priority: u32) {
+    // SAFETY: writing a context field that tc programs may write.
+    unsafe { (*ctx.skb.skb).priority = priority };
+}
+
 /// Overwrites the start of the packet.
 #[inline(always)]
 pub fn store<T>(ctx: &TcContext, value: &T) -> bool {

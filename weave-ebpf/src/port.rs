@@ -1,12 +1,15 @@
 //! What a container sends.
 
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, MacEntry, NextHop};
+use weave_common::{Config, KEYED, MacEntry, NextHop};
 
 use crate::maps::{config, count, mac, peer};
-use crate::packet::{DROP, ETH_P_IP, ETH_P_IPV6, Eth, OK, eth, ifindex, is_group, redirect, redirect_peer};
+use crate::packet::{
+    DROP, ETH_P_IP, ETH_P_IPV6, Eth, OK, eth, ifindex, is_group, redirect, redirect_peer, set_tc_index,
+    tagged,
+};
 use crate::too_big::Fit;
-use crate::{encap, learn, too_big};
+use crate::{encap, learn, sleeve, too_big};
 
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
@@ -44,14 +47,14 @@ pub fn ingress(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn to_peer(ctx: &TcContext, config: &Config, eth: &Eth, dst: u32) -> i32 {
     let Some(hop) = peer(dst).filter(|hop| hop.flags & NextHop::USABLE != 0) else {
-        // Another overlay may carry it: the bridge's port to the overlay knows.
+        // The bridge may know another way.
         count!(to_bridge);
         return OK;
     };
     let ip = matches!(eth.proto(), ETH_P_IP | ETH_P_IPV6);
-    // SAFETY: reading a context field. A tag beside the packet would be lost.
-    let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    if tagged {
+    let sleeve = hop.flags & NextHop::SLEEVE != 0;
+    // In VXLAN a tag beside the packet would be lost.
+    if tagged(ctx) && !sleeve {
         count!(to_bridge);
         return OK;
     }
@@ -60,6 +63,10 @@ fn to_peer(ctx: &TcContext, config: &Config, eth: &Eth, dst: u32) -> i32 {
         Fit::Fragment => true,
         Fit::Refuse => return too_big::refuse(ctx, eth, hop.mtu),
     };
+    if sleeve {
+        count!(to_sleeve);
+        return sleeve::hand_over(ctx, config, dst, config.short_id);
+    }
     if ip && !fragment && hop.flags & NextHop::ENCRYPTED == 0 {
         return encap::send(ctx, eth, hop, dst, config.short_id);
     }
@@ -67,8 +74,7 @@ fn to_peer(ctx: &TcContext, config: &Config, eth: &Eth, dst: u32) -> i32 {
         count!(drop_error);
         return DROP;
     }
-    // SAFETY: writing a context field that tc programs may write.
-    unsafe { (*ctx.skb.skb).tc_index = u32::from(weave_common::KEYED) };
+    set_tc_index(ctx, KEYED);
     count!(encap_device);
     redirect(hop.vxlan_ifindex)
 }

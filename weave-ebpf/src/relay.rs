@@ -1,27 +1,34 @@
 //! Sending on what is for another peer: the outer addresses change, the VNI stays (wire.md 8.11).
 
-use weave_common::{Config, NextHop};
+use weave_common::{Config, NextHop, Sender};
 
-use crate::maps::{count, peer};
+use crate::maps::{count, usable};
 use crate::packet::{Eth, Ipv4, Outer, Udp};
 
-/// Where to, or `None` when it must be dropped (already counted).
+/// Where to, or `None` when it must be dropped (already counted). `sender` is the neighbour at `ip`
+/// that sent it with this `ttl`.
 #[inline(always)]
-pub fn next_hop(outer: &Outer, dst: u32) -> Option<&'static NextHop> {
-    let Some(hop) = peer(dst).filter(|hop| hop.flags & NextHop::USABLE != 0) else {
-        count!(drop_no_route);
-        return None;
-    };
+pub fn next_hop(sender: &Sender, ip: [u8; 4], ttl: u8, dst: u32) -> Option<&'static NextHop> {
+    let hop = usable(dst)?;
     // Never back to the sender: disagreeing topologies would play ball (W13).
-    if hop.remote_ip == outer.ip.src {
+    if is_back(hop, sender, ip) {
         count!(drop_returning);
         return None;
     }
-    if outer.ip.ttl <= 1 {
+    if ttl <= 1 {
         count!(drop_ttl);
         return None;
     }
     Some(hop)
+}
+
+#[inline(always)]
+fn is_back(hop: &NextHop, sender: &Sender, ip: [u8; 4]) -> bool {
+    if hop.flags & NextHop::SLEEVE != 0 {
+        hop.via == sender.short_id
+    } else {
+        hop.remote_ip == ip
+    }
 }
 
 /// What changes at a relay.

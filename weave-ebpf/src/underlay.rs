@@ -1,13 +1,13 @@
 //! What arrives on an underlay interface.
 
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry};
+use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry, NextHop};
 
-use crate::maps::{EVENTS, config, count, is_sender, mac};
+use crate::maps::{EVENTS, config, count, mac};
 use crate::packet::{
     DROP, ETH_P_IP, ETH_P_IPV6, NEXT, OUTER_LEN, Outer, at, is_group, protocol, store, vni_peers,
 };
-use crate::{decap, encap, learn, relay};
+use crate::{arrival, decap, encap, relay};
 
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
@@ -49,22 +49,18 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
     if outer.inner.is_special() {
         return heartbeat(ctx, outer, dst, src);
     }
-    if config.flags & Config::ENABLED == 0 {
-        count!(drop_stopped);
+    let Some(sender) = arrival::sender(config, outer.ip.src, src) else {
         return DROP;
-    }
-    if !is_sender(outer.ip.src) {
-        count!(drop_unknown_sender);
-        return DROP;
-    }
-    if src == config.short_id {
-        count!(drop_own_source);
-        return DROP;
-    }
+    };
     if dst != config.short_id {
-        let Some(hop) = relay::next_hop(outer, dst) else {
+        let Some(hop) = relay::next_hop(sender, outer.ip.src, outer.ip.ttl, dst) else {
             return DROP;
         };
+        if hop.flags & NextHop::SLEEVE != 0 {
+            // By way of the VXLAN device, which gives whole packets.
+            count!(to_stack);
+            return NEXT;
+        }
         let headers = relay::rewrite(outer, hop);
         if !store(ctx, &headers) {
             count!(drop_error);
@@ -74,12 +70,7 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
         return encap::out(hop);
     }
     let inner = outer.inner;
-    if !learn::valid_source(inner.src) {
-        count!(drop_bad_source_mac);
-        return DROP;
-    }
-    if !learn::remote(config, inner.src, src) {
-        count!(drop_unknown_source);
+    if !arrival::learn(config, inner.src, src) {
         return DROP;
     }
     if !is_group(inner.dst)

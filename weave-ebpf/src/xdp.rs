@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
 use weave_common::{Config, NextHop};
 
-use crate::maps::{config, count, is_sender};
+use crate::maps::{config, count, sender};
 use crate::packet::{Outer, at, vni_peers};
 use crate::relay::{self, Headers};
 
@@ -18,7 +18,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     if !relay::is_ours(config, outer) || outer.inner.is_special() {
         return XDP_PASS;
     }
-    if !is_sender(outer.ip.src) {
+    if sender(outer.ip.src).is_none() {
         count!(drop_xdp_unknown_sender);
         return XDP_DROP;
     }
@@ -32,7 +32,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
         return XDP_PASS;
     };
     let wanted = NextHop::USABLE | NextHop::HAS_MACS;
-    if hop.flags & (wanted | NextHop::ENCRYPTED) != wanted
+    if hop.flags & (wanted | NextHop::ENCRYPTED | NextHop::SLEEVE) != wanted
         || hop.remote_ip == outer.ip.src
         || outer.ip.ttl <= 1
     {

@@ -32,7 +32,7 @@ use crate::net::watch::Watcher;
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::fastdp::heartbeat::{Action, CONTROL_ACK, Received};
 use crate::overlay::fastdp::maps;
-use crate::overlay::forwarding::{Forwarding, View};
+use crate::overlay::forwarding::{Best, Forwarding, View};
 use crate::store::{Identity, Store};
 
 /// Events handled in one turn at most, so that answers and saving do not wait for ever.
@@ -416,6 +416,8 @@ impl Daemon {
                     }
                     self.tables_stale = true;
                 }
+                // Only at the quick pace, which no connection has yet.
+                Action::TellHearing(_) => {}
                 Action::Moved => {
                     tracing::info!("Peer IP address changed to {}", neighbour.path.remote());
                     // Looked up within this turn.
@@ -565,6 +567,10 @@ impl Daemon {
             .peers()
             .map(|peer| peer.name)
             .filter(|name| *name != self.name);
+        let links = self
+            .neighbours
+            .links(self.mtu.bytes, |port| self.datapath.vxlan(port));
+        let usable = links.iter().filter(|(_, link)| link.usable);
         View {
             own,
             own_name: Some(self.name),
@@ -573,9 +579,9 @@ impl Daemon {
                 .unicast_routes()
                 .filter_map(|(to, via)| Some((to, via?)))
                 .collect(),
-            links: self
-                .neighbours
-                .links(self.mtu.bytes, |port| self.datapath.vxlan(port)),
+            best: usable.map(|(name, _)| (*name, Best::Fastdp)).collect(),
+            sleeves: BTreeMap::new(),
+            links,
             floods: self.floods.clone(),
         }
     }

@@ -83,6 +83,44 @@ pub(crate) async fn settle(nl: &Netlink, name: &str) -> Result<(), NetError> {
         .await
 }
 
+/// How the bridge treats an overlay port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFlags {
+    /// Nothing goes from this port to another isolated one.
+    pub isolated: bool,
+    /// Frames of unknown destination, multicast and broadcast leave through it.
+    pub flood: bool,
+}
+
+/// Makes a device (VXLAN, or the TAP of sleeve) a port of the bridge, and sets it up.
+pub async fn add_overlay_port(
+    nl: &Netlink,
+    link: &Link,
+    bridge: &Link,
+    flags: PortFlags,
+) -> Result<Link, NetError> {
+    // The bridge must never be limited by this port: how much fits is decided per packet.
+    if nl.set_mtu(link, MAX_MTU).await.is_err() {
+        nl.set_mtu(link, MAX_MTU - VXLAN_OVERHEAD).await?;
+    }
+    enslave(nl, link, bridge).await?;
+    let options = LinkBridgePort::new(link.index)
+        .learning(true)
+        .isolated(flags.isolated)
+        .flood(flags.flood)
+        .mcast_flood(flags.flood)
+        .bcast_flood(flags.flood)
+        .build();
+    nl.change_link(&format!("set bridge port options of {}", link.name), options)
+        .await?;
+    // A port needs no addresses, and its own neighbour discovery would be flooded to all peers.
+    nl.ns()
+        .sysctl(vec![(format!("net/ipv6/conf/{}/disable_ipv6", link.name), "1")])
+        .await?;
+    nl.set_up(link).await?;
+    nl.link(&link.name).await
+}
+
 /// Makes the VXLAN device `name`, which takes its tunnel from metadata (BPF or tc sets the key and
 /// asks for a zero UDP checksum), a port of the bridge.
 ///
@@ -136,30 +174,12 @@ pub async fn ensure_vxlan(
         created = true;
     }
     let link = nl.link(name).await?;
-    let result = async {
-        // The bridge must never be limited by this port: how much fits is decided per packet.
-        if nl.set_mtu(&link, MAX_MTU).await.is_err() {
-            nl.set_mtu(&link, MAX_MTU - VXLAN_OVERHEAD).await?;
-        }
-        enslave(nl, &link, bridge).await?;
-        let options = LinkBridgePort::new(link.index)
-            .learning(true)
-            .isolated(true)
-            .flood(flood)
-            .mcast_flood(flood)
-            .bcast_flood(flood)
-            .build();
-        nl.change_link(&format!("set bridge port options of {name}"), options)
-            .await?;
-        // A port needs no addresses, and its own neighbour discovery would be flooded to all peers.
-        nl.ns()
-            .sysctl(vec![(format!("net/ipv6/conf/{name}/disable_ipv6"), "1")])
-            .await?;
-        // The kernel opens the UDP socket only now.
-        nl.set_up(&link).await.map_err(in_use)?;
-        nl.link(name).await
-    }
-    .await;
+    let flags = PortFlags {
+        isolated: true,
+        flood,
+    };
+    // Setting it up, the kernel opens the UDP socket.
+    let result = add_overlay_port(nl, &link, bridge, flags).await.map_err(in_use);
     if result.is_err() && created {
         // The first error is the one to tell.
         let _ = nl.delete(&link).await;

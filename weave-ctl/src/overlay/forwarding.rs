@@ -1,13 +1,14 @@
 //! From topology and paths to what the BPF maps shall hold. Pure.
 //!
 //! A peer whose controller has died or restarts vanishes from the topology at once, but its
-//! kernel goes on forwarding. So its next hop is *held* for a while: known traffic goes on.
+//! kernel goes on forwarding. So its next hop is *held* for a while: known traffic goes on. Not so on
+//! sleeve, which ends with its controller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use weave_common::{FloodHops, MAX_FLOOD_HOPS, NextHop, Sender};
+use weave_common::{FLOOD_SLEEVE, FloodHops, MAX_FLOOD_HOPS, NextHop, Sender};
 
 use crate::mesh::Now;
 use crate::mesh::name::{PeerName, ShortId};
@@ -36,6 +37,24 @@ pub struct Link {
     pub usable: bool,
 }
 
+/// How frames reach a neighbour by sleeve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SleeveLink {
+    /// Largest inner IP packet in bytes.
+    pub mtu: u32,
+    /// The path is established and healthy.
+    pub usable: bool,
+}
+
+/// The overlay in use towards a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Best {
+    /// VXLAN, by the programs.
+    Fastdp,
+    /// UDP, by userspace.
+    Sleeve,
+}
+
 /// What the mesh knows.
 #[derive(Debug, Clone, Default)]
 pub struct View {
@@ -47,6 +66,10 @@ pub struct View {
     pub routes: BTreeMap<PeerName, PeerName>,
     /// Neighbours with a fast path, usable or not.
     pub links: BTreeMap<PeerName, Link>,
+    /// Neighbours with a path by sleeve, usable or not.
+    pub sleeves: BTreeMap<PeerName, SleeveLink>,
+    /// Which of its paths each neighbour is on; absent, if none can be used.
+    pub best: BTreeMap<PeerName, Best>,
     /// Where we pass on floods, by origin; our own under our own name.
     pub floods: BTreeMap<PeerName, Vec<PeerName>>,
     /// Our own name.
@@ -82,12 +105,13 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// Starts with what an earlier controller left in the maps: all of it is held.
+    /// Starts with what an earlier controller left in the maps: all of it is held but for sleeve, whose
+    /// TAP was that controller's.
     #[must_use]
     pub fn adopt(now: Now, peers: BTreeMap<u32, NextHop>) -> Self {
         let held = peers
             .into_iter()
-            .filter(|(_, hop)| hop.flags & NextHop::USABLE != 0)
+            .filter(|(_, hop)| outlives_controller(hop))
             .map(|(id, hop)| {
                 (
                     id,
@@ -160,7 +184,7 @@ impl Forwarding {
     /// Peers without a route keep their last way for a while; peers with one need none.
     fn hold(&mut self, now: Now, view: &View, routed: &BTreeSet<u32>) {
         for (id, hop) in std::mem::take(&mut self.usable) {
-            if !routed.contains(&id) {
+            if !routed.contains(&id) && outlives_controller(&hop) {
                 self.held.entry(id).or_insert(Held {
                     hop,
                     until: now + HOLD,
@@ -183,8 +207,11 @@ impl Forwarding {
             let Some(origin) = number(origin) else {
                 continue;
             };
+            let on_sleeve = |name: &PeerName| view.best.get(name) == Some(&Best::Sleeve);
+            let sleeve = hops.iter().any(on_sleeve);
             let mut hops: BTreeSet<u16> = hops
                 .iter()
+                .filter(|name| !on_sleeve(name))
                 .filter_map(number)
                 .filter_map(|id| u16::try_from(id).ok())
                 .collect();
@@ -195,6 +222,8 @@ impl Forwarding {
                 hops.extend(held.filter_map(|(id, _)| u16::try_from(*id).ok()));
             }
             let mut entry = FloodHops::default();
+            // First, as the last ones are cut off if there are too many.
+            let hops = sleeve.then_some(FLOOD_SLEEVE).into_iter().chain(hops);
             for (slot, hop) in entry.hops.iter_mut().zip(hops) {
                 *slot = hop;
                 entry.count += 1;
@@ -220,9 +249,29 @@ impl Forwarding {
     }
 }
 
+/// Does a hop go on working when our controller, or the one at its end, is gone?
+fn outlives_controller(hop: &NextHop) -> bool {
+    hop.flags & (NextHop::USABLE | NextHop::SLEEVE) == NextHop::USABLE
+}
+
 fn next_hop(view: &View, via: PeerName) -> Option<NextHop> {
-    let link = view.links.get(&via)?;
-    let via = view.peers.get(&via)?;
+    let id = *view.peers.get(&via)?;
+    match view.best.get(&via)? {
+        Best::Fastdp => fastdp_hop(view.links.get(&via)?, id),
+        Best::Sleeve => sleeve_hop(view.sleeves.get(&via)?, id),
+    }
+}
+
+fn sleeve_hop(link: &SleeveLink, via: ShortId) -> Option<NextHop> {
+    link.usable.then(|| NextHop {
+        flags: NextHop::USABLE | NextHop::SLEEVE,
+        via: via.get().into(),
+        mtu: link.mtu,
+        ..NextHop::default()
+    })
+}
+
+fn fastdp_hop(link: &Link, via: ShortId) -> Option<NextHop> {
     if !link.usable {
         return None;
     }
@@ -276,6 +325,15 @@ mod tests {
             .into(),
             routes: [(name(2), name(2)), (name(3), name(2))].into(),
             links: [(name(2), link(2))].into(),
+            sleeves: [(
+                name(2),
+                SleeveLink {
+                    mtu: 1400,
+                    usable: true,
+                },
+            )]
+            .into(),
+            best: [(name(2), Best::Fastdp)].into(),
             floods: [(name(1), vec![name(2)]), (name(2), vec![]), (name(3), vec![])].into(),
         }
     }
@@ -351,6 +409,7 @@ mod tests {
         );
         let mut detour = view();
         detour.links.insert(name(3), link(3));
+        detour.best.insert(name(3), Best::Fastdp);
         detour.routes.insert(name(2), name(3));
         assert_eq!(
             forwarding.update(at(2), &detour).peers[&102].remote_ip,
@@ -380,5 +439,80 @@ mod tests {
         let tables = forwarding.update(at(1), &renumbered);
         assert_eq!(tables.renumbered, [(103, 200)]);
         assert!(tables.peers.contains_key(&200) && !tables.peers.contains_key(&103));
+    }
+
+    /// As [`view`], with 2 on sleeve.
+    fn on_sleeve() -> View {
+        View {
+            best: [(name(2), Best::Sleeve)].into(),
+            ..view()
+        }
+    }
+
+    #[test]
+    fn a_neighbour_on_sleeve_is_reached_through_the_tap() {
+        let tables = Forwarding::default().update(at(0), &on_sleeve());
+        let hop = NextHop {
+            flags: NextHop::USABLE | NextHop::SLEEVE,
+            via: 102,
+            mtu: 1400,
+            ..NextHop::default()
+        };
+        assert_eq!(tables.peers, [(102, hop), (103, hop)].into());
+        assert_eq!(
+            tables.senders.keys().copied().collect::<Vec<_>>(),
+            [[172, 31, 0, 2]],
+            "its end of the fast path may be the first to work"
+        );
+        let mut dead = on_sleeve();
+        dead.sleeves.insert(
+            name(2),
+            SleeveLink {
+                mtu: 1400,
+                usable: false,
+            },
+        );
+        assert_eq!(
+            Forwarding::default().update(at(0), &dead).peers[&102],
+            NextHop::default()
+        );
+        dead.best.clear();
+        assert_eq!(
+            Forwarding::default().update(at(0), &dead).peers[&102],
+            NextHop::default()
+        );
+    }
+
+    #[test]
+    fn a_flood_goes_to_sleeve_once_and_to_the_others_by_number() {
+        let mut view = on_sleeve();
+        for n in [4, 5, 6] {
+            view.peers.insert(name(n), ShortId::new(100 + n).unwrap());
+            view.best.insert(name(n), Best::Fastdp);
+        }
+        view.best.insert(name(5), Best::Sleeve);
+        view.floods.insert(name(1), [2, 4, 5, 6].map(name).to_vec());
+        view.floods.insert(name(3), vec![name(6)]);
+        let tables = Forwarding::default().update(at(0), &view);
+        let hops = |origin: u32| {
+            let entry = &tables.floods[&origin];
+            entry.hops[..entry.count as usize].to_vec()
+        };
+        assert_eq!(hops(101), [FLOOD_SLEEVE, 104, 106]);
+        assert_eq!(hops(103), [106]);
+    }
+
+    #[test]
+    fn sleeve_ends_with_its_controller() {
+        let mut forwarding = Forwarding::default();
+        let left = forwarding.update(at(0), &on_sleeve()).peers;
+        let alone = View {
+            own: 101,
+            own_name: Some(name(1)),
+            ..View::default()
+        };
+        assert!(forwarding.update(at(1), &alone).peers.is_empty(), "theirs");
+        let mut successor = Forwarding::adopt(at(1), left);
+        assert!(successor.update(at(1), &alone).peers.is_empty(), "ours");
     }
 }

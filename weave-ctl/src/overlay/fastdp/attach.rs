@@ -52,6 +52,10 @@ pub enum Hook {
     VxlanIn,
     /// A VXLAN device, what the bridge sends through it.
     VxlanOut,
+    /// The TAP of sleeve, what userspace writes.
+    SleeveIn,
+    /// The TAP of sleeve, what userspace reads.
+    SleeveOut,
 }
 
 impl Hook {
@@ -63,12 +67,14 @@ impl Hook {
             Self::Underlay => "weave_underlay",
             Self::VxlanIn => "weave_vxlan_in",
             Self::VxlanOut => "weave_vxlan_out",
+            Self::SleeveIn => "weave_sleeve_in",
+            Self::SleeveOut => "weave_sleeve_out",
         }
     }
 
     fn direction(self) -> TcAttachType {
         match self {
-            Self::VxlanOut => TcAttachType::Egress,
+            Self::VxlanOut | Self::SleeveOut => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
         }
     }
@@ -79,6 +85,8 @@ impl Hook {
             Self::Underlay => "underlay",
             Self::VxlanIn => "vxlan-in",
             Self::VxlanOut => "vxlan-out",
+            Self::SleeveIn => "sleeve-in",
+            Self::SleeveOut => "sleeve-out",
         }
     }
 }

@@ -53,6 +53,7 @@ pub struct Datapath {
     ports: BTreeMap<u32, String>,
     underlays: BTreeMap<u32, Underlay>,
     vxlans: BTreeMap<u16, u32>,
+    sleeve: Option<(String, u32)>,
 }
 
 impl Datapath {
@@ -60,7 +61,11 @@ impl Datapath {
     pub fn load(bpf_dir: &Path, wanted: xdp::Wanted) -> Result<Self, DatapathError> {
         let loaded = loader::load(bpf_dir)?;
         let maps = Maps::open(bpf_dir)?;
-        let config = maps.config()?;
+        // The TAP of an earlier controller went with it.
+        let config = Config {
+            sleeve_ifindex: 0,
+            ..maps.config()?
+        };
         Ok(Self {
             bpf_dir: bpf_dir.to_owned(),
             ebpf: loaded.ebpf,
@@ -71,6 +76,7 @@ impl Datapath {
             ports: BTreeMap::new(),
             underlays: BTreeMap::new(),
             vxlans: BTreeMap::new(),
+            sleeve: None,
         })
     }
 
@@ -145,6 +151,33 @@ impl Datapath {
     #[must_use]
     pub fn vxlan(&self, port: u16) -> Option<u32> {
         self.vxlans.get(&port).copied()
+    }
+
+    /// Hands frames of peers on sleeve to userspace through this TAP, and takes theirs from it. Attach
+    /// before the TAP becomes a port of the bridge: what is in front of its frames is decided here.
+    pub fn set_sleeve(&mut self, name: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let wanted = Some((name.to_owned(), ifindex));
+        if self.sleeve == wanted {
+            return Ok(());
+        }
+        self.clear_sleeve()?;
+        self.attach(Hook::SleeveIn, name, ifindex)?;
+        self.attach(Hook::SleeveOut, name, ifindex)?;
+        self.sleeve = wanted;
+        self.config.sleeve_ifindex = ifindex;
+        self.write_config()
+    }
+
+    /// There is no TAP any more: frames of peers on sleeve are dropped.
+    pub fn clear_sleeve(&mut self) -> Result<(), DatapathError> {
+        let Some((name, ifindex)) = self.sleeve.take() else {
+            return Ok(());
+        };
+        self.config.sleeve_ifindex = 0;
+        self.write_config()?;
+        attach::detach(&self.bpf_dir, Hook::SleeveIn, &name, ifindex);
+        attach::detach(&self.bpf_dir, Hook::SleeveOut, &name, ifindex);
+        Ok(())
     }
 
     /// VXLAN arrives on this interface.

@@ -110,11 +110,13 @@ const SHAPES: [Shape; 7] = [
 ];
 
 /// Names of the tc programs.
-pub const TC_PROGRAMS: [&str; 4] = [
+pub const TC_PROGRAMS: [&str; 6] = [
     "weave_port",
     "weave_underlay",
     "weave_vxlan_in",
     "weave_vxlan_out",
+    "weave_sleeve_in",
+    "weave_sleeve_out",
 ];
 /// Name of the XDP program.
 pub const XDP_PROGRAM: &str = "weave_xdp";
@@ -177,7 +179,23 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
         name: XDP_PROGRAM,
         error: Box::new(error),
     })?;
+    remove_other_versions(bpf_dir);
     Ok(Loaded { ebpf, adopted })
+}
+
+/// Unpins the maps of other versions. Their programs go on with them until ours take over their links.
+fn remove_other_versions(bpf_dir: &Path) {
+    let ours = maps_dir(bpf_dir);
+    for entry in fs::read_dir(bpf_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let version = name.to_str().and_then(|name| name.strip_prefix('v'));
+        if version.is_some_and(|v| v.parse::<u32>().is_ok()) && entry.path() != ours {
+            tracing::info!("removing the maps of another version: {}", entry.path().display());
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!("cannot remove {}: {error}", entry.path().display());
+            }
+        }
+    }
 }
 
 fn prepare_dir(bpf_dir: &Path, dir: &Path) -> Result<(), LoadError> {
