@@ -55,13 +55,6 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let mut hand_over = signal(SignalKind::user_defined1())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
-    // The only overlay is the fast path, and it seals nothing.
-    if options.password.is_some() || options.no_fastdp {
-        bail!(
-            "a password or --no-fastdp was given, but data has no other path than the fast one, which is not \
-             encrypted, and nothing is sent in clear that was asked to be sealed"
-        );
-    }
     let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
