@@ -416,6 +416,8 @@ impl Daemon {
                     }
                     self.tables_stale = true;
                 }
+                // Only at the quick pace, which no connection has yet.
+                Action::TellHearing(_) => {}
                 Action::Moved => {
                     tracing::info!("Peer IP address changed to {}", neighbour.path.remote());
                     // Looked up within this turn.

@@ -12,6 +12,7 @@ use crate::net::{Mac, NetError, Netlink};
 use crate::overlay::fastdp::heartbeat::{self, Action, Path, Received};
 use crate::overlay::fastdp::sender::Sender;
 use crate::overlay::forwarding::Link;
+use crate::overlay::pace::Pace;
 
 /// Our overlay, as announced. Sleeve comes with a later version.
 pub const FASTDP: &str = "fastdp";
@@ -129,7 +130,7 @@ impl Neighbours {
         let extra = &new.features.extra;
         let neighbour = Neighbour {
             remote: new.remote,
-            path: Path::new(now, new.conn_uid, remote),
+            path: Path::new(now, new.conn_uid, remote, Pace::ORIGINAL),
             port,
             local,
             remote_mtu: extra.get(FEATURE_MTU).and_then(|mtu| mtu.parse().ok()),

@@ -2,4 +2,5 @@
 
 pub mod fastdp;
 pub mod forwarding;
+pub mod pace;
 pub mod sleeve;

@@ -1,16 +1,10 @@
 //! The life of one connection's fast path, told by heartbeats (wire.md 8.6). Pure.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use crate::mesh::Now;
+use crate::overlay::pace::{Pace, Pulse};
 
-/// Until the remote has acknowledged.
-pub const FAST: Duration = Duration::from_millis(500);
-/// Afterwards.
-pub const SLOW: Duration = Duration::from_secs(10);
-/// Without a heartbeat for so long the path is unhealthy.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// Control message: "your heartbeat arrived" (wire.md 7.4).
 pub const CONTROL_ACK: u8 = 0;
 /// Control message: IPsec parameters (wire.md 8.9).
@@ -29,6 +23,8 @@ pub enum Action {
     Changed,
     /// The remote's heartbeats come from another address now: [`Path::remote`] has changed.
     Moved,
+    /// Tell the remote over TCP whether we hear its heartbeats.
+    TellHearing(bool),
 }
 
 /// One connection's fast path.
@@ -36,12 +32,7 @@ pub enum Action {
 pub struct Path {
     conn_uid: u64,
     remote: Ipv4Addr,
-    established: bool,
-    healthy: bool,
-    acknowledged: bool,
-    interval: Duration,
-    next_heartbeat: Now,
-    timeout: Option<Now>,
+    pulse: Pulse,
 }
 
 /// A heartbeat as received.
@@ -60,16 +51,11 @@ pub struct Received {
 impl Path {
     /// The connection is up ("confirm"): the first heartbeat is due at once.
     #[must_use]
-    pub fn new(now: Now, conn_uid: u64, remote: Ipv4Addr) -> Self {
+    pub fn new(now: Now, conn_uid: u64, remote: Ipv4Addr, pace: Pace) -> Self {
         Self {
             conn_uid,
             remote,
-            established: false,
-            healthy: true,
-            acknowledged: false,
-            interval: FAST,
-            next_heartbeat: now,
-            timeout: Some(now + TIMEOUT),
+            pulse: Pulse::new(now, pace),
         }
     }
 
@@ -85,44 +71,33 @@ impl Path {
         self.conn_uid
     }
 
-    /// Acknowledged by the remote, and not silent.
+    /// Acknowledged by the remote, not silent, and the remote hears us.
     #[must_use]
     pub fn usable(&self) -> bool {
-        self.established && self.healthy
+        self.pulse.usable()
     }
 
     /// Why it is not usable.
     #[must_use]
     pub fn trouble(&self) -> Option<&'static str> {
-        match (self.established, self.healthy) {
-            (true, true) => None,
-            (false, _) => Some("no heartbeat acknowledged yet"),
-            (true, false) => Some("no heartbeat received for 60 s"),
-        }
+        self.pulse.trouble()
     }
 
     /// When [`Path::tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Now {
-        self.timeout
-            .map_or(self.next_heartbeat, |timeout| timeout.min(self.next_heartbeat))
+        self.pulse.next_deadline()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if self.timeout.is_some_and(|at| at <= now) {
-            self.timeout = None;
-            self.interval = SLOW;
-            if std::mem::replace(&mut self.healthy, false) {
-                actions.push(Action::Changed);
+        self.noticing(|path, actions| {
+            let tick = path.pulse.tick(now);
+            actions.extend(tick.tell.map(Action::TellHearing));
+            if tick.beat {
+                actions.push(Action::SendHeartbeat);
             }
-        }
-        if self.next_heartbeat <= now {
-            self.next_heartbeat = now + self.interval;
-            actions.push(Action::SendHeartbeat);
-        }
-        actions
+        })
     }
 
     /// A heartbeat has come from the remote peer; an invalid one changes nothing.
@@ -130,28 +105,41 @@ impl Path {
         if heartbeat.conn_uid != self.conn_uid || heartbeat.frame_len & 0xffff != heartbeat.claimed_len {
             return Vec::new();
         }
-        let mut actions = Vec::new();
-        if heartbeat.from != self.remote {
-            self.remote = heartbeat.from;
-            actions.push(Action::Moved);
-        }
-        if !std::mem::replace(&mut self.acknowledged, true) {
-            actions.push(Action::SendAck);
-        }
-        self.timeout = Some(now + TIMEOUT);
-        if !std::mem::replace(&mut self.healthy, true) {
-            actions.push(Action::Changed);
-        }
-        actions
+        self.noticing(|path, actions| {
+            if heartbeat.from != path.remote {
+                path.remote = heartbeat.from;
+                actions.push(Action::Moved);
+            }
+            let heard = path.pulse.heard(now);
+            if heard.first {
+                actions.push(Action::SendAck);
+            }
+            actions.extend(heard.tell.map(Action::TellHearing));
+        })
     }
 
     /// The remote has received one of ours ([`CONTROL_ACK`]).
     pub fn on_ack(&mut self) -> Vec<Action> {
-        if std::mem::replace(&mut self.established, true) {
-            return Vec::new();
+        self.noticing(|path, actions| {
+            if path.pulse.acknowledged() {
+                actions.push(Action::Established);
+            }
+        })
+    }
+
+    /// The remote tells whether it hears our heartbeats.
+    pub fn on_peer_hears(&mut self, hears: bool) -> Vec<Action> {
+        self.noticing(|path, _| path.pulse.peer_hears(hears))
+    }
+
+    /// Collects what an event makes of it.
+    fn noticing(&mut self, event: impl FnOnce(&mut Self, &mut Vec<Action>)) -> Vec<Action> {
+        let (before, mut actions) = (self.usable(), Vec::new());
+        event(self, &mut actions);
+        if before != self.usable() {
+            actions.push(Action::Changed);
         }
-        self.interval = SLOW;
-        vec![Action::Established, Action::Changed]
+        actions
     }
 }
 
@@ -172,6 +160,8 @@ pub fn packet(dst: u16, src: u16, conn_uid: u64, mtu: u32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const UID: u64 = 0x0123_4567_89ab_cdef;
@@ -205,7 +195,7 @@ mod tests {
 
     #[test]
     fn fast_until_acknowledged_then_slow() {
-        let mut path = Path::new(at(0.0), UID, HOME);
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
         assert_eq!(path.tick(at(0.0)), [Action::SendHeartbeat]);
         assert_eq!(path.next_deadline(), at(0.5));
         assert!(!path.usable());
@@ -218,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_first_valid_heartbeat_is_acknowledged_once() {
-        let mut path = Path::new(at(0.0), UID, HOME);
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
         for bad in [
             Received {
                 conn_uid: 1,
@@ -237,7 +227,7 @@ mod tests {
 
     #[test]
     fn silence_makes_it_unhealthy_and_one_heartbeat_healthy_again() {
-        let mut path = Path::new(at(0.0), UID, HOME);
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
         path.on_ack();
         path.on_heartbeat(at(1.0), good(HOME));
         assert!(path.tick(at(60.9)).contains(&Action::SendHeartbeat));
@@ -254,8 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn blocked_one_way_both_ends_leave_it() {
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::QUICK);
+        path.on_heartbeat(at(0.0), good(HOME));
+        path.on_ack();
+        assert_eq!(path.on_peer_hears(false), [Action::Changed]);
+        assert_eq!(path.on_peer_hears(false), []);
+        assert!(!path.usable());
+        assert_eq!(path.on_peer_hears(true), [Action::Changed]);
+        let silent = path.tick(at(2.0));
+        assert!(silent.contains(&Action::TellHearing(false)) && silent.contains(&Action::Changed));
+        assert_eq!(
+            path.on_heartbeat(at(3.0), good(HOME)),
+            [Action::TellHearing(true), Action::Changed]
+        );
+    }
+
+    #[test]
     fn a_peer_may_move() {
-        let mut path = Path::new(at(0.0), UID, HOME);
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
         let away = Ipv4Addr::new(172, 31, 9, 9);
         assert_eq!(
             path.on_heartbeat(at(0.1), good(away)),
@@ -268,7 +275,7 @@ mod tests {
     fn large_mtus_wrap_the_length() {
         let bytes = packet(1, 2, UID, 65535);
         assert_eq!(bytes[30..32], [0, 13]);
-        let mut path = Path::new(at(0.0), UID, HOME);
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
         let heartbeat = Received {
             frame_len: 65549,
             claimed_len: 13,

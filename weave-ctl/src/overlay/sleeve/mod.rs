@@ -9,7 +9,9 @@
 //! bytes (`engine` and its workers), and the types between them and the daemon's loop, here.
 
 pub mod cipher;
+pub mod forwarder;
 pub mod packet;
+pub mod pmtu;
 pub mod seal;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,0 +1,278 @@
+//! Heartbeats of one path between two peers: when to send them, and what their coming or staying away
+//! says. Shared by the fast path and sleeve (wire.md 6.5, 8.6). Pure.
+
+use std::time::Duration;
+
+use crate::mesh::Now;
+
+/// How fast heartbeats go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Between heartbeats until one has been acknowledged.
+    pub fast: Duration,
+    /// Between heartbeats afterwards.
+    pub slow: Duration,
+    /// Without one for so long an established path is unhealthy.
+    pub timeout: Duration,
+}
+
+impl Pace {
+    /// The original's.
+    pub const ORIGINAL: Self = Self {
+        fast: Duration::from_millis(500),
+        slow: Duration::from_secs(10),
+        timeout: Duration::from_secs(60),
+    };
+    /// Between peers that both know it: four lost in a row are noticed, and told, within two seconds.
+    pub const QUICK: Self = Self {
+        fast: Duration::from_millis(400),
+        slow: Duration::from_millis(400),
+        timeout: Duration::from_millis(1600),
+    };
+
+    /// The remote understands being told whether we hear it.
+    fn tells(self) -> bool {
+        self != Self::ORIGINAL
+    }
+}
+
+/// One path's state.
+#[derive(Debug, Clone)]
+pub struct Pulse {
+    pace: Pace,
+    established: bool,
+    healthy: bool,
+    peer_hears: bool,
+    answered: bool,
+    interval: Duration,
+    next_beat: Now,
+    timeout: Option<Now>,
+    last_heard: Now,
+}
+
+/// What [`Pulse::tick`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tick {
+    /// A heartbeat is to be sent.
+    pub beat: bool,
+    /// What to tell the remote about our hearing it, if that is new.
+    pub tell: Option<bool>,
+}
+
+/// What [`Pulse::heard`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The remote is to be told, once, that its heartbeat arrived.
+    pub first: bool,
+    /// The path was unhealthy until now.
+    pub regained: bool,
+    /// What to tell the remote about our hearing it, if that is new.
+    pub tell: Option<bool>,
+}
+
+impl Pulse {
+    /// The first heartbeat is due at once.
+    #[must_use]
+    pub fn new(now: Now, pace: Pace) -> Self {
+        Self {
+            pace,
+            established: false,
+            healthy: true,
+            peer_hears: true,
+            answered: false,
+            interval: pace.fast,
+            next_beat: now,
+            timeout: Some(now + Pace::ORIGINAL.timeout),
+            last_heard: now,
+        }
+    }
+
+    /// Acknowledged, not silent, and not deaf at the other end.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.established && self.healthy && self.peer_hears
+    }
+
+    /// One of our heartbeats has been acknowledged.
+    #[must_use]
+    pub fn established(&self) -> bool {
+        self.established
+    }
+
+    /// Heartbeats come.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.healthy
+    }
+
+    /// When the last one came; until then when the path was made.
+    #[must_use]
+    pub fn last_heard(&self) -> Now {
+        self.last_heard
+    }
+
+    /// Why it is not usable.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&'static str> {
+        match self {
+            Self {
+                established: false, ..
+            } => Some("no heartbeat acknowledged yet"),
+            Self { healthy: false, .. } if self.pace.tells() => Some("heartbeats have ceased"),
+            Self { healthy: false, .. } => Some("no heartbeat received for 60 s"),
+            Self {
+                peer_hears: false, ..
+            } => Some("the peer does not hear us"),
+            _ => None,
+        }
+    }
+
+    /// When [`Pulse::tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Now {
+        self.timeout
+            .map_or(self.next_beat, |timeout| timeout.min(self.next_beat))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) -> Tick {
+        let mut tick = Tick {
+            beat: self.next_beat <= now,
+            tell: None,
+        };
+        if self.timeout.is_some_and(|at| at <= now) {
+            self.timeout = None;
+            self.healthy = false;
+            self.interval = self.pace.slow;
+            tick.tell = self.pace.tells().then_some(false);
+        }
+        if tick.beat {
+            self.next_beat = now + self.interval;
+        }
+        tick
+    }
+
+    /// A valid heartbeat has come.
+    pub fn heard(&mut self, now: Now) -> Heard {
+        // Peers start at different times, and an address may have to be learnt first: until the path
+        // works there is nothing to fail over from, and no hurry.
+        let patience = if self.established {
+            self.pace.timeout
+        } else {
+            Pace::ORIGINAL.timeout
+        };
+        self.timeout = Some(now + patience);
+        self.last_heard = now;
+        let regained = !std::mem::replace(&mut self.healthy, true);
+        Heard {
+            first: !std::mem::replace(&mut self.answered, true),
+            regained,
+            tell: (regained && self.pace.tells()).then_some(true),
+        }
+    }
+
+    /// The remote acknowledges a heartbeat of ours. True the first time: the path is established.
+    pub fn acknowledged(&mut self) -> bool {
+        if std::mem::replace(&mut self.established, true) {
+            return false;
+        }
+        self.interval = self.pace.slow;
+        // From now on silence counts sooner.
+        let sooner = self.next_beat + self.pace.timeout;
+        self.timeout = self.timeout.map(|at| at.min(sooner));
+        true
+    }
+
+    /// The remote tells whether it hears us.
+    pub fn peer_hears(&mut self, hears: bool) {
+        self.peer_hears = hears;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Now {
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// Ticks as it wants until `end`, and returns when it found itself unhealthy.
+    fn silent_at(pulse: &mut Pulse, end: Now) -> Option<(Now, Tick)> {
+        while pulse.next_deadline() <= end {
+            let now = pulse.next_deadline();
+            let tick = pulse.tick(now);
+            if !pulse.healthy() {
+                return Some((now, tick));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn between_new_peers_a_dead_path_is_noticed_within_two_seconds() {
+        let mut pulse = Pulse::new(at(0.0), Pace::QUICK);
+        assert!(pulse.acknowledged());
+        for beat in 0..50 {
+            let now = at(f64::from(beat) * 0.4);
+            assert!(pulse.tick(now).beat, "beats go on at {now:?}");
+            assert!(!pulse.heard(now).regained);
+        }
+        let last = pulse.last_heard();
+        let (when, tick) = silent_at(&mut pulse, at(1000.0)).unwrap_or((at(0.0), pulse.tick(at(0.0))));
+        assert!(when > last && when - last < at(2.0));
+        assert_eq!(tick.tell, Some(false));
+        assert_eq!(pulse.trouble(), Some("heartbeats have ceased"));
+        let heard = pulse.heard(at(30.0));
+        assert_eq!(
+            (heard.first, heard.regained, heard.tell),
+            (false, true, Some(true))
+        );
+        assert!(pulse.usable());
+    }
+
+    #[test]
+    fn before_it_is_established_there_is_a_minute() {
+        let mut pulse = Pulse::new(at(0.0), Pace::QUICK);
+        pulse.heard(at(1.0));
+        assert_eq!(silent_at(&mut pulse, at(60.9)), None);
+        assert_eq!(
+            silent_at(&mut pulse, at(1000.0)).map(|(when, _)| when),
+            Some(at(61.0))
+        );
+    }
+
+    #[test]
+    fn once_established_silence_counts_though_heartbeats_came_before() {
+        let mut pulse = Pulse::new(at(0.0), Pace::QUICK);
+        pulse.tick(at(0.0));
+        pulse.heard(at(0.1));
+        pulse.acknowledged();
+        assert_eq!(
+            silent_at(&mut pulse, at(1000.0)).map(|(when, _)| when),
+            Some(at(2.0))
+        );
+    }
+
+    #[test]
+    fn an_original_is_told_nothing_that_it_does_not_know() {
+        let mut pulse = Pulse::new(at(0.0), Pace::ORIGINAL);
+        pulse.acknowledged();
+        assert_eq!(
+            silent_at(&mut pulse, at(1000.0)).map(|(_, tick)| tick.tell),
+            Some(None)
+        );
+        assert_eq!(pulse.heard(at(99.0)).tell, None);
+    }
+
+    #[test]
+    fn a_path_on_which_the_peer_is_deaf_is_not_used() {
+        let mut pulse = Pulse::new(at(0.0), Pace::QUICK);
+        pulse.acknowledged();
+        pulse.peer_hears(false);
+        assert!(!pulse.usable());
+        assert_eq!(pulse.trouble(), Some("the peer does not hear us"));
+        pulse.peer_hears(true);
+        assert!(pulse.usable());
+    }
+}
