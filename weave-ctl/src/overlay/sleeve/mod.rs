@@ -10,6 +10,9 @@
 
 pub mod cipher;
 pub mod forwarder;
+pub mod fragment;
+pub mod icmp;
+pub mod macs;
 pub mod packet;
 pub mod pmtu;
 pub mod seal;

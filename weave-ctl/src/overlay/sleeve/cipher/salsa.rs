@@ -95,7 +95,11 @@ impl Salsa20 {
         state[7] = low.swap_bytes();
         state[8] = block;
         // For so few blocks most lanes would work in vain.
-        let kind = if wanted <= 2 { Kind::Portable } else { self.variant.0 };
+        let kind = if wanted <= 2 {
+            Kind::Portable
+        } else {
+            self.variant.0
+        };
         let made = match kind {
             Kind::Portable => {
                 let made = wanted.clamp(1, BATCH);
