@@ -11,6 +11,10 @@
 pub mod cipher;
 pub mod forwarder;
 pub mod fragment;
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden_tests;
 pub mod icmp;
 pub mod macs;
 pub mod packet;
