@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 
 use crate::lab::firewall::like_a_wire;
 use crate::lab::{Host, Lab, netns};
+use crate::random::Random;
 
 /// What happens to frames, each independently, in per cent. Counted on each of the two ways.
 #[derive(Debug, Clone, Copy, Default)]
@@ -118,7 +119,7 @@ impl Relay {
                 from: Arc::clone(from),
                 to: Arc::clone(to),
                 impairments,
-                random: impairments.seed.wrapping_mul(2) + salt,
+                random: Random::new(impairments.seed.wrapping_mul(2) + salt),
                 held: VecDeque::new(),
                 seen: 0,
                 counters: Arc::clone(&relay.counters),
@@ -212,7 +213,7 @@ struct Way {
     from: Arc<OwnedFd>,
     to: Arc<OwnedFd>,
     impairments: Impairments,
-    random: u64,
+    random: Random,
     held: VecDeque<Held>,
     seen: u64,
     counters: Arc<Counters>,
@@ -243,9 +244,9 @@ impl Way {
 
     fn meet_fate<'a>(&mut self, frame: &'a [u8], out: &mut Vec<Cow<'a, [u8]>>) {
         self.seen += 1;
-        if self.chance(self.impairments.loss) {
+        if self.random.chance(self.impairments.loss) {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
-        } else if self.chance(self.impairments.reorder) {
+        } else if self.random.chance(self.impairments.reorder) {
             self.counters.reordered.fetch_add(1, Ordering::Relaxed);
             self.held.push_back(Held {
                 frame: frame.to_vec(),
@@ -255,7 +256,7 @@ impl Way {
         } else {
             self.counters.passed.fetch_add(1, Ordering::Relaxed);
             out.push(Cow::Borrowed(frame));
-            if self.chance(self.impairments.duplicate) {
+            if self.random.chance(self.impairments.duplicate) {
                 self.counters.duplicated.fetch_add(1, Ordering::Relaxed);
                 out.push(Cow::Borrowed(frame));
             }
@@ -269,15 +270,6 @@ impl Way {
             self.counters.passed.fetch_add(1, Ordering::Relaxed);
             out.push(Cow::Owned(held.frame));
         }
-    }
-
-    /// True in `percent` of 100 cases (xorshift64*).
-    fn chance(&mut self, percent: u64) -> bool {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let number = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        number % 100 < percent
     }
 }
 

@@ -78,19 +78,19 @@ fn wrong_options() {
 }
 
 #[test]
-fn a_password_is_never_ignored() {
+fn a_password_that_cannot_be_read() {
     Plan::mesh(1).test("password", |lab: &Lab| {
         let host = lab.host(1)?;
-        refused(
-            host,
-            host.weave(&["launch", "--name", "::1", "--password", "secret"])?,
-            &["password"],
-        )?;
-        let mut command = host.command("weave-ctl")?;
-        command
-            .args(["launch", "--name", "::1"])
-            .env("WEAVE_PASSWORD", "secret");
-        refused(host, run(&mut command, LIMIT)?, &["password"])
+        let empty = host.run_dir().join("../empty");
+        std::fs::write(&empty, "")?;
+        for path in ["/nowhere/password", &empty.to_string_lossy()] {
+            refused(
+                host,
+                host.weave(&["launch", "--name", "::1", "--password-file", path])?,
+                &["password", path],
+            )?;
+        }
+        Ok(())
     });
 }
 

@@ -4,30 +4,12 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
+use weave_tests::ends::{attach_all, both_ways, everybody_reaches_everybody, ping_size};
 use weave_tests::lab::{Container, Host, Lab, Plan, netns};
 use weave_tests::process::{LIMIT, wait_for};
 use weave_tests::traffic::bulk_tcp;
 
 const BULK: usize = 64 << 20;
-
-/// A container on each host, with addresses from IPAM.
-fn attach_all(lab: &Lab) -> Result<Vec<(Container, Ipv4Addr)>> {
-    lab.hosts().iter().map(|host| host.attached("c")).collect()
-}
-
-fn everybody_reaches_everybody(ends: &[(Container, Ipv4Addr)]) -> Result<()> {
-    for (from, own) in ends {
-        for (_, target) in ends.iter().filter(|(_, target)| target != own) {
-            from.wait_ping(*target)?;
-        }
-    }
-    Ok(())
-}
-
-fn both_ways(one: &(Container, Ipv4Addr), two: &(Container, Ipv4Addr)) -> Result<()> {
-    bulk_tcp(one.0.netns(), two.0.netns(), two.1, BULK).context("there")?;
-    bulk_tcp(two.0.netns(), one.0.netns(), one.1, BULK).context("back")
-}
 
 #[test]
 fn two_hosts() {
@@ -41,7 +23,7 @@ fn two_hosts() {
         let [one, two] = ends.as_slice() else {
             anyhow::bail!("two hosts")
         };
-        both_ways(one, two)?;
+        both_ways(one, two, BULK)?;
 
         let peers = lab.host(1)?.weave(&["status", "peers"])?.ok()?;
         for host in lab.hosts() {
@@ -60,7 +42,7 @@ fn two_containers_on_one_host() {
         let (one, two) = (host.attached("c1")?, host.attached("c2")?);
         ensure!(one.1 != two.1, "both got {}", one.1);
         one.0.wait_ping(two.1)?;
-        both_ways(&one, &two)
+        both_ways(&one, &two, BULK)
     });
 }
 
@@ -90,7 +72,7 @@ fn three_in_a_line_are_relayed_by_the_middle_one() {
         let [first, _, last] = ends.as_slice() else {
             anyhow::bail!("three hosts")
         };
-        both_ways(first, last)
+        both_ways(first, last, BULK)
     });
 }
 
@@ -124,26 +106,6 @@ fn traffic_returns_when_a_cut_link_is_restored() {
         lab.link(lab.host(2)?, true)?;
         everybody_reaches_everybody(&ends)
     });
-}
-
-/// Sends one packet of `size` bytes of IP, with DF or without.
-fn ping_size(from: &Container, to: Ipv4Addr, size: u32, df: &str) -> Result<weave_tests::process::Output> {
-    let payload = (size - 28).to_string();
-    from.exec(&[
-        "ping",
-        "-n",
-        "-c",
-        "3",
-        "-i",
-        "0.2",
-        "-W",
-        "2",
-        "-M",
-        df,
-        "-s",
-        &payload,
-        &to.to_string(),
-    ])
 }
 
 fn mtu_of(container: &Container) -> Result<u32> {
@@ -202,7 +164,7 @@ fn the_mtu_can_be_chosen_and_follows_the_underlay() {
             "an MTU of {mtu} for an underlay of 9000"
         );
         ping_size(&one.0, two.1, mtu, "do")?.ok()?;
-        both_ways(one, two)
+        both_ways(one, two, BULK)
     });
     Plan::mesh(1).test("mtu-chosen", |lab: &Lab| {
         let host: &Host = lab.host(1)?;

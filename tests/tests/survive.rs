@@ -4,18 +4,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use weave_tests::ends::answered;
 use weave_tests::lab::{Container, Host, Lab, Plan};
 use weave_tests::process::{Background, LIMIT, wait_for};
 use weave_tests::traffic::Stream;
-
-/// The sequence numbers that a running ping has printed.
-fn answered(ping: &str) -> Vec<u32> {
-    let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
-    ping.lines()
-        .filter(|line| line.contains(" time="))
-        .filter_map(number)
-        .collect()
-}
 
 fn start_ping(from: &Container, to: Ipv4Addr) -> Result<Background> {
     from.spawn(&["ping", "-n", "-i", "0.05", &to.to_string()])

@@ -7,6 +7,7 @@ mod install;
 mod lab;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -51,7 +52,15 @@ enum Task {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
-    /// Measure against the native path and the kernel's VXLAN; table and target/bench.json
+    /// Sleeve on a bad network: fails if it leaks, loses its connection, or a byte
+    Soak {
+        /// For how long
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        #[arg(long, hide = true)]
+        built: bool,
+    },
+    /// Measure against the native path, the kernel's VXLAN and wireguard-go; table and target/bench.json
     Bench {
         /// Rounds over all paths
         #[arg(long, default_value_t = 5)]
@@ -83,6 +92,7 @@ fn main() -> ExitCode {
         Task::Lab { task } => lab::run(task),
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
+        Task::Soak { minutes, built } => soak::run(minutes, built),
         Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),
         Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),

@@ -21,12 +21,13 @@ pub enum Detail {
 }
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
     ("bpftool", "bpftool"),
     ("nft", "nftables"),
+    ("tcpdump", "tcpdump"),
     ("sysctl", "procps"),
     ("nsenter", "util-linux"),
     ("taskset", "util-linux"),
@@ -88,6 +89,20 @@ pub fn run(detail: Detail) -> Result<()> {
     };
     note("bpf-linker", &linker.display().to_string());
     Ok(())
+}
+
+/// Installs those of the programs that are missing; each comes with the name of its package.
+pub fn need(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        install_packages(&missing)
+    }
 }
 
 fn rust_component(component: &str, subcommand: &str) -> Result<()> {

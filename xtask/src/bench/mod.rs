@@ -1,13 +1,16 @@
-//! `cargo xtask bench`: our overlay against the bare underlay and the kernel's own VXLAN.
+//! `cargo xtask bench`: our overlays against the bare underlay, the kernel's own VXLAN, and a userspace
+//! tunnel.
 //!
 //! Machines drift while one measures, so the paths take turns, round after round, and what is
 //! compared are the ratios within a round. Sender and receiver are pinned to a core each.
 
 mod measure;
+mod memory;
 mod paths;
 pub mod pingpong;
 mod report;
 pub mod udp;
+mod wireguard;
 
 use std::fs;
 use std::process::Command;
@@ -15,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use weave_tests::lab::{Lab, Plan};
+use weave_tests::lab::{Host, Lab, Options, Plan};
 use weave_tests::process;
 
 use self::measure::Times;
+use self::memory::Memory;
 use self::report::{Series, Spread, spread};
 use crate::shell::{became_root, cargo, heading, run as run_command, target};
 use crate::{ebpf, setup};
@@ -60,12 +64,30 @@ pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
     let plain = Plan::mesh(2).build("bench-plain")?;
     let ours = paths::released(Plan::mesh(2)).build("bench-ours")?;
     let line = paths::released(Plan::line(3)).build("bench-line")?;
-    let paths = [
+    let no_fastdp = Options::new().no_fastdp();
+    let sealed = no_fastdp.clone().password("correct horse battery staple");
+    let sleeve = paths::released(Plan::mesh(2).options(no_fastdp)).build("bench-sleeve")?;
+    let sealed = paths::released(Plan::mesh(2).options(sealed)).build("bench-sealed")?;
+    let mut paths = vec![
         paths::native(&plain)?,
         paths::kernel_vxlan(&plain)?,
-        paths::weave("weave", &ours)?,
-        paths::weave("weave, relayed", &line)?,
+        paths::weave(DIRECT, &ours, "established fastdp")?,
+        paths::weave(RELAYED, &line, "established fastdp")?,
+        paths::weave("sleeve", &sleeve, "established sleeve")?,
+        paths::weave("sleeve, password", &sealed, "established encrypted sleeve")?,
     ];
+    let tunnel = wireguard::between(&plain)?;
+    if let Some(tunnel) = &tunnel {
+        paths.push(tunnel.path()?);
+    }
+    let mut memory = vec![
+        Memory::of(DIRECT, daemons(&ours))?,
+        Memory::of("sleeve", daemons(&sleeve))?,
+        Memory::of("sleeve, password", daemons(&sealed))?,
+    ];
+    if let Some(tunnel) = &tunnel {
+        memory.push(Memory::of("wireguard-go", tunnel.pids())?);
+    }
     let times = if quick {
         Times {
             tcp: 1,
@@ -91,7 +113,7 @@ pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
         for (path, series) in paths.iter().zip(&mut series) {
             let sample = path.sample(times)?;
             println!(
-                "{:<15} TCP {:5.1} / {:5.1} Gb/s   {:6.1} us   {:4.0} kpps   {:5.1} ms CPU per Gb",
+                "{:<16} TCP {:5.1} / {:5.1} Gb/s   {:6.1} us   {:4.0} kpps   {:5.1} ms CPU per Gb",
                 path.name,
                 sample.tcp1,
                 sample.tcp4,
@@ -102,9 +124,12 @@ pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
             series.rounds.push(sample);
         }
     }
-    let memory = controller_memory(&ours)?;
-    let relayed = match series.as_slice() {
-        [_, _, direct, relayed] => report::tcp_ratio(relayed, direct),
+    for memory in &mut memory {
+        memory.measure_again()?;
+    }
+    let of = |name: &str| series.iter().find(|series| series.path == name);
+    let relayed = match (of(RELAYED), of(DIRECT)) {
+        (Some(relayed), Some(direct)) => report::tcp_ratio(relayed, direct),
         _ => spread([]),
     };
     heading("Result");
@@ -121,23 +146,33 @@ pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
         "- launch to first ping: {:.2} s [{:.2}, {:.2}]",
         launch.median, launch.min, launch.max
     );
-    println!("- memory of a controller after the rounds: {memory:.1} MB resident");
-    write(&machine, &series, launch, relayed, memory)?;
+    for memory in &memory {
+        println!("- {memory}");
+    }
+    write(&machine, &series, launch, relayed, &memory)?;
 
     drop(paths);
-    for lab in [plain, ours, line] {
+    drop(tunnel);
+    for lab in [plain, ours, line, sleeve, sealed] {
         lab.remove()?;
     }
     Ok(())
 }
 
-fn write(machine: &str, series: &[Series], launch: Spread, relayed: Spread, memory: f64) -> Result<()> {
+const DIRECT: &str = "weave";
+const RELAYED: &str = "weave, relayed";
+
+fn daemons(lab: &Lab) -> Vec<i32> {
+    lab.hosts().iter().flat_map(Host::daemon_pids).collect()
+}
+
+fn write(machine: &str, series: &[Series], launch: Spread, relayed: Spread, memory: &[Memory]) -> Result<()> {
     let all = json!({
         "machine": machine,
         "throughput": report::json(series),
         "launch_to_first_ping_seconds": launch,
         "relayed_to_direct_tcp": relayed,
-        "controller_memory_megabytes": memory,
+        "memory": memory,
     });
     let path = target().join("bench.json");
     fs::write(&path, serde_json::to_string_pretty(&all)?)?;
@@ -180,21 +215,6 @@ fn launch_to_ping(attempt: usize) -> Result<f64> {
         },
     )?;
     Ok(start.elapsed().as_secs_f64())
-}
-
-/// The largest resident set of the daemons of a lab, in megabytes.
-fn controller_memory(lab: &Lab) -> Result<f64> {
-    let mut largest = 0.0;
-    for pid in lab.hosts().iter().flat_map(|host| host.daemon_pids()) {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
-        let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        largest = f64::max(largest, kilobytes / 1024.0);
-    }
-    Ok(largest)
 }
 
 /// What it was measured on.

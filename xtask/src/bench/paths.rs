@@ -32,15 +32,15 @@ pub fn kernel_vxlan(lab: &Lab) -> Result<Path> {
     )
 }
 
-/// Our overlay between the first and the last host of the lab.
-pub fn weave(name: &'static str, lab: &Lab) -> Result<Path> {
+/// Our overlay between the first and the last host of the lab, when all connections are in `state`.
+pub fn weave(name: &'static str, lab: &Lab, state: &str) -> Result<Path> {
     let (first, last) = (lab.host(1)?, lab.host(lab.hosts().len())?);
     lab.launch_all(&[])?;
     let (one, _) = first.attached("c1")?;
     let (two, address) = last.attached("c2")?;
     one.wait_ping(address)?;
     for host in [first, last] {
-        host.wait_connections(1, "established fastdp")?;
+        host.wait_connections(1, state)?;
     }
     Path::new(name, one.netns(), two.netns(), address)
 }

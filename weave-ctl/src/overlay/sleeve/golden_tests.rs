@@ -21,9 +21,8 @@ const BLACK_HOLE: &[u8] = include_bytes!("../../../tests/fixtures/pcap/03-pmtu-b
 const RELAY: &[u8] = include_bytes!("../../../tests/fixtures/pcap/10-relay-h2view.pcap");
 const RELAY_SEALED: &[u8] = include_bytes!("../../../tests/fixtures/pcap/11-relay-encrypted-h2view.pcap");
 
-const KEY_02: &str = "1d7389c1ad7d1e43fc5c3a5acdace3345029ef00cb5908a62cce89cc5766833d";
-const KEY_11_1: &str = "eb98bf0187b47568752721ce3913d43cedd6079d30b8505efbb6683171ba906a";
-const KEY_11_3: &str = "2deb925c471a9a2db143b241150adbd7dca99d9619a0492dfc7c26a458fd3390";
+const KEYS: &str = include_str!("../../../tests/fixtures/pcap/02-encrypted.h1.keylog");
+const RELAY_KEYS: &str = include_str!("../../../tests/fixtures/pcap/11-relay-encrypted.h2.keylog");
 
 /// A UDP datagram between host `from` and host `to`.
 struct Datagram {
@@ -135,23 +134,30 @@ fn plain(pcap: &[u8], packets: usize) -> Seen {
     seen
 }
 
-/// `sessions`: who dialled, who was dialled, the key.
-fn sealed(pcap: &[u8], packets: usize, sessions: &[(u8, u8, &str)]) -> Seen {
+/// Both ends of each connection that one end has logged, by sender and receiver: the receiver's opener,
+/// the sender's cipher.
+fn ends(keylog: &str) -> HashMap<(u8, u8), (Opener, Cipher)> {
     let mut ends = HashMap::new();
-    for (dialler, other, key) in sessions {
-        let key: Vec<u8> = (0..32)
-            .map(|i| u8::from_str_radix(&key[2 * i..2 * i + 2], 16).unwrap())
+    for line in keylog.lines() {
+        let fields: HashMap<_, _> = line.split(' ').filter_map(|f| f.split_once('=')).collect();
+        let host = |end: &str| fields[end].parse::<SocketAddrV4>().unwrap().ip().octets()[3];
+        let key: Vec<u8> = (0..64)
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&fields["sessionkey"][at..at + 2], 16).unwrap())
             .collect();
         let key = SessionKey::new(key.try_into().unwrap());
-        for (from, to) in [(*dialler, *other), (*other, *dialler)] {
-            let session = Session {
-                key: key.clone(),
-                outbound: to == *dialler,
-            };
-            let theirs = Cipher::new(&key, from == *dialler);
-            ends.insert((from, to), (Opener::new(&session), theirs));
+        let (local, remote, outbound) = (host("local"), host("remote"), fields["outbound"] == "true");
+        for (from, to, outbound) in [(remote, local, outbound), (local, remote, !outbound)] {
+            let key = key.clone();
+            let theirs = Cipher::new(&key, !outbound);
+            ends.insert((from, to), (Opener::new(&Session { key, outbound }), theirs));
         }
     }
+    ends
+}
+
+fn sealed(pcap: &[u8], packets: usize, keylog: &str) -> Seen {
+    let ends = ends(keylog);
     let (mut seen, datagrams) = (Seen::default(), datagrams(pcap));
     assert_eq!(datagrams.len(), packets);
     for datagram in datagrams {
@@ -185,7 +191,7 @@ fn plain_packets() {
 
 #[test]
 fn sealed_packets() {
-    let seen = sealed(SEALED, 75, &[(2, 1, KEY_02)]);
+    let seen = sealed(SEALED, 75, KEYS);
     seen.expect(&[((1, 2), 7_090_652_550_026_890_871)], 87);
     for host in [1, 2] {
         assert!(seen.specials.contains(&(host, Special::FragmentationTest)));
@@ -206,7 +212,7 @@ fn relayed_packets() {
         ((1, 2), 8_341_742_022_355_791_402),
         ((2, 3), 8_423_544_458_513_484_876),
     ];
-    let seen = sealed(RELAY_SEALED, 50, &[(2, 1, KEY_11_1), (3, 2, KEY_11_3)]);
+    let seen = sealed(RELAY_SEALED, 50, RELAY_KEYS);
     seen.expect(&uids, 54);
     assert!(seen.relayed > 0);
 }
