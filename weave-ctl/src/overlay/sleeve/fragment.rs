@@ -150,8 +150,11 @@ pub(super) mod tests {
         pieces
     }
 
+    /// Pieces of a packet by offset in bytes, and whether more follow.
+    pub(in super::super) type Parts = BTreeMap<usize, (Vec<u8>, bool)>;
+
     /// Puts fragments together again; `None` while some are missing.
-    pub(in super::super) fn assemble(parts: &BTreeMap<usize, (Vec<u8>, bool)>) -> Option<Vec<u8>> {
+    pub(in super::super) fn assemble(parts: &Parts) -> Option<Vec<u8>> {
         let mut whole = Vec::new();
         let mut more = true;
         for (offset, (part, more_follow)) in parts {
@@ -209,7 +212,7 @@ pub(super) mod tests {
         ) {
             let more = if more { MF } else { 0 };
             let original = frame(options * 4, offset | more, &payload, padding);
-            let (mut parts, pieces) = (BTreeMap::new(), pieces(&original, mtu));
+            let (mut parts, pieces) = (Parts::new(), pieces(&original, mtu));
             for (i, piece) in pieces.iter().enumerate() {
                 let ip = parse(piece).unwrap();
                 prop_assert!(piece.len() <= usize::from(mtu) + 14);

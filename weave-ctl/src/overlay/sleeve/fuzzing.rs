@@ -44,7 +44,7 @@ pub fn open(data: &[u8]) {
     let mut sealed = vec![1; SEALED_OVERHEAD];
     sealed.extend_from_slice(data);
     assert_eq!(
-        Sealer::new(&session(true)).seal(data.len() % 2 == 0, &mut sealed),
+        Sealer::new(&session(true)).seal(data.len().is_multiple_of(2), &mut sealed),
         Ok(())
     );
     assert!(

@@ -6,7 +6,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::cipher::Cipher;
 use super::forwarder::{Action, CONTROL_ACK, CONTROL_MTU, Forwarder};
-use super::fragment::{self, tests::assemble};
+use super::fragment::{
+    self,
+    tests::{Parts, assemble},
+};
 use super::packet::{self, Kind, PLAIN_OVERHEAD, SEALED_OVERHEAD};
 use super::seal::{OpenError, Opener};
 use super::{Arrived, Session, Special};
@@ -35,7 +38,7 @@ struct Datagram {
 /// The complete ones of a capture (little-endian pcap, Ethernet).
 fn datagrams(pcap: &[u8]) -> Vec<Datagram> {
     let mut datagrams = Vec::new();
-    let mut waiting: HashMap<(u8, [u8; 2]), BTreeMap<usize, (Vec<u8>, bool)>> = HashMap::new();
+    let mut waiting: HashMap<(u8, [u8; 2]), Parts> = HashMap::new();
     let mut rest = &pcap[24..];
     while !rest.is_empty() {
         let size = u32::from_le_bytes(rest[8..12].try_into().unwrap()) as usize;
