@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
-use weave_common::{Config, Counters, MacEntry, MacKey, NextHop, Sender};
+use weave_common::{Config, Counters, MacEntry, MacKey, NextHop, Sender, SleevePrefix};
 use weave_ctl::overlay::fastdp::{loader, maps::Maps};
 
 const OURS: u32 = 0x123;
@@ -24,6 +24,8 @@ const PORT: u16 = 6784;
 const LO: u32 = 1;
 /// Where a local container's veth would be; redirection itself is not carried out.
 const VETH: u32 = 40;
+/// Where the TAP of sleeve would be.
+const TAP: u32 = 41;
 
 const NEXT: u32 = u32::MAX;
 const OK: u32 = 0;
@@ -139,6 +141,40 @@ impl Bench {
     fn tc(&mut self, name: &str, packet: &[u8]) -> (u32, Vec<u8>) {
         let program: &mut SchedClassifier = self.loaded.ebpf.program_mut(name).unwrap().try_into().unwrap();
         run!(program, packet)
+    }
+
+    /// As [`Bench::tc`]: the verdict and `skb->priority` afterwards.
+    fn priority(&mut self, name: &str, packet: &[u8]) -> (u32, u32) {
+        let program: &mut SchedClassifier = self.loaded.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        // `struct __sk_buff`, where priority is the ninth word.
+        let mut after = [0; 192];
+        let run = TestRunOptions {
+            data_in: Some(packet),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::default()
+        };
+        let verdict = program.test_run(run).unwrap().return_value;
+        (verdict, u32::from_ne_bytes(after[32..36].try_into().unwrap()))
+    }
+
+    /// `peer` is reached by sleeve through neighbour `via`, and the TAP is interface `tap`.
+    fn on_sleeve(&mut self, peer: u32, via: u32, tap: u32) {
+        let mut peers = self.maps.peers().unwrap();
+        let hop = NextHop {
+            flags: NextHop::USABLE | NextHop::SLEEVE,
+            via,
+            mtu: 1400,
+            ..NextHop::default()
+        };
+        peers.insert(peer, hop);
+        self.maps.sync_peers(&peers).unwrap();
+        let config = self.maps.config().unwrap();
+        self.maps
+            .set_config(Config {
+                sleeve_ifindex: tap,
+                ..config
+            })
+            .unwrap();
     }
 
     fn xdp(&mut self, packet: &[u8]) -> (u32, Vec<u8>) {
@@ -667,4 +703,160 @@ fn pins_of_another_shape_are_not_reused() {
     let fresh = loader::load(&dir).unwrap();
     assert!(!fresh.adopted);
     Maps::open(&dir).unwrap().peers().unwrap();
+}
+
+#[test]
+fn to_a_peer_on_sleeve_frames_go_to_the_tap_as_they_are() {
+    let Some(mut bench) = Bench::new("to-sleeve") else {
+        return;
+    };
+    bench.remote(THERE, THEIRS);
+    bench.on_sleeve(THEIRS, OTHER, TAP);
+    bench.local(HERE, LO);
+    let fits = ipv4_frame(THERE, HERE, 1400, true);
+    let divisible = ipv4_frame(THERE, HERE, 1500, false);
+    let arp = [&THERE[..], &HERE[..], &[8, 6], &[0; 28]].concat();
+    for program in ["weave_port", "weave_vxlan_out"] {
+        for frame in [&fits, &divisible, &arp] {
+            let before = bench.maps.counters().unwrap();
+            assert_eq!(bench.tc(program, frame), (REDIRECT, frame.clone()), "{program}");
+            assert_eq!(bench.counted(&before), [("to_sleeve", 1)], "{program}");
+            assert_eq!(
+                bench.priority(program, frame),
+                (REDIRECT, THEIRS << 12 | OURS),
+                "{program}: the TAP's program is told the peers"
+            );
+        }
+    }
+    let too_long = ipv4_frame(THERE, HERE, 1401, true);
+    let (verdict, out) = bench.tc("weave_port", &too_long);
+    assert_eq!(
+        (verdict, &out[34..36], &out[38..42]),
+        (REDIRECT, &[3, 4][..], &[0, 0, 5, 0x78][..])
+    );
+    let before = bench.maps.counters().unwrap();
+    assert_eq!(bench.tc("weave_vxlan_out", &too_long).0, DROP);
+    bench.on_sleeve(THEIRS, OTHER, 0);
+    assert_eq!(bench.tc("weave_vxlan_out", &fits).0, DROP, "no TAP");
+    assert_eq!(
+        bench.counted(&before),
+        [("to_sleeve", 1), ("drop_no_route", 1), ("drop_too_big", 1)]
+    );
+}
+
+#[test]
+fn what_the_bridge_sends_to_the_tap() {
+    let Some(mut bench) = Bench::new("sleeve-out") else {
+        return;
+    };
+    const FAR: [u8; 6] = [2, 0, 0, 0, 0, 3];
+    bench.on_sleeve(OTHER, OTHER, LO);
+    let mut peers = bench.maps.peers().unwrap();
+    peers.get_mut(&THEIRS).unwrap().vxlan_ifindex = VETH;
+    bench.maps.sync_peers(&peers).unwrap();
+    bench.remote(THERE, THEIRS);
+    bench.remote(FAR, OTHER);
+    bench.local(HERE, 0);
+    let frame = ipv4_frame(FAR, HERE, 1400, true);
+    let prefix = [
+        &b"wv"[..],
+        &0u16.to_ne_bytes(),
+        &0x777u16.to_ne_bytes(),
+        &0x123u16.to_ne_bytes(),
+    ];
+    assert_eq!(
+        bench.tc("weave_sleeve_out", &frame),
+        (OK, [&prefix.concat()[..], &frame].concat()),
+        "a peer on sleeve"
+    );
+    assert_eq!(prefix.concat().len(), size_of::<SleevePrefix>());
+    let table: [(&str, Vec<u8>, u32, &str); 5] = [
+        (
+            "a peer on the fast path",
+            ipv4_frame(THERE, HERE, 60, true),
+            REDIRECT,
+            "bridge_out",
+        ),
+        (
+            "nobody we know: userspace may",
+            ipv4_frame([2, 9, 9, 9, 9, 9], HERE, 60, true),
+            OK,
+            "",
+        ),
+        (
+            "somebody here",
+            ipv4_frame(HERE, HERE, 60, true),
+            DROP,
+            "drop_local_destination",
+        ),
+        (
+            "spanning tree",
+            ipv4_frame([1, 0x80, 0xc2, 0, 0, 0], HERE, 60, true),
+            DROP,
+            "drop_spanning_tree",
+        ),
+        (
+            "too long",
+            ipv4_frame(FAR, HERE, 1401, true),
+            DROP,
+            "drop_too_big",
+        ),
+    ];
+    for (what, frame, verdict, counter) in table {
+        let before = bench.maps.counters().unwrap();
+        assert_eq!(bench.tc("weave_sleeve_out", &frame), (verdict, frame), "{what}");
+        let counted: Vec<_> = bench.counted(&before);
+        let expected = Some((counter, 1)).filter(|(name, _)| !name.is_empty());
+        assert_eq!(counted, Vec::from_iter(expected), "{what}");
+    }
+    let config = bench.maps.config().unwrap();
+    bench.maps.set_config(Config { flags: 0, ..config }).unwrap();
+    assert_eq!(bench.tc("weave_sleeve_out", &frame).0, DROP, "stopped");
+}
+
+#[test]
+fn untagged_frames_from_sleeve_are_for_the_bridge() {
+    let Some(mut bench) = Bench::new("sleeve-in") else {
+        return;
+    };
+    let frame = ipv4_frame(HERE, THERE, 60, true);
+    assert_eq!(bench.tc("weave_sleeve_in", &frame), (OK, frame));
+    assert!(bench.mac(THERE).is_none(), "whose it is, nobody has said");
+}
+
+#[test]
+fn vxlan_for_a_peer_on_sleeve_goes_up_the_stack() {
+    let Some(mut bench) = Bench::new("relay-sleeve") else {
+        return;
+    };
+    bench.on_sleeve(0x555, OTHER, TAP);
+    let inner = ipv4_frame(HERE, THERE, 60, true);
+    let packet = vxlan(THEIR_IP, OUR_IP, 0x555, THEIRS, 64, &inner);
+    assert_eq!(bench.xdp(&packet), (XDP_PASS, packet.clone()));
+    let before = bench.maps.counters().unwrap();
+    assert_eq!(bench.tc("weave_underlay", &packet), (NEXT, packet));
+    assert_eq!(bench.counted(&before), [("to_stack", 1)]);
+    let before = bench.maps.counters().unwrap();
+    let back = vxlan(OTHER_IP, OUR_IP, 0x555, THEIRS, 64, &inner);
+    assert_eq!(bench.tc("weave_underlay", &back).0, DROP, "never back");
+    assert_eq!(bench.counted(&before), [("drop_returning", 1)]);
+}
+
+#[test]
+fn what_another_version_pinned_is_removed() {
+    let Some(bench) = Bench::new("version") else {
+        return;
+    };
+    let [old, other] = ["v1", "vault"].map(|name| bench.dir.0.join(name));
+    for dir in [&old, &other] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let link = loader::links_dir(&bench.dir.0).join("port-7");
+    let maps = loader::maps_dir(&bench.dir.0);
+    std::fs::rename(maps.join("SENDERS"), old.join("SENDERS")).unwrap();
+    std::fs::rename(maps.join("COUNTERS"), &link).unwrap();
+    loader::load(&bench.dir.0).unwrap();
+    assert!(!old.exists() && !link.exists());
+    assert!(other.exists(), "not ours");
+    assert_eq!(maps.read_dir().unwrap().count(), 7);
 }

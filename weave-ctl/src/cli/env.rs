@@ -1,8 +1,13 @@
 //! What the environment says (cli.md 2).
 
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use super::client::Client;
+use crate::mesh::crypto::Password;
+
+/// The variable with the password.
+pub(super) const PASSWORD: &str = "WEAVE_PASSWORD";
 
 /// Settings from environment variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +20,8 @@ pub struct Env {
     pub port: Option<String>,
     /// `WEAVE_MTU`.
     pub mtu: Option<String>,
-    /// `WEAVE_PASSWORD`.
-    pub password: String,
+    /// `WEAVE_PASSWORD`; empty: none.
+    pub password: Password,
     /// `WEAVE_NO_FASTDP` is not empty.
     pub no_fastdp: bool,
     /// `DOCKER_HOST`.
@@ -47,6 +52,17 @@ impl Paths {
 }
 
 impl Env {
+    /// The environment of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        // The password may be any bytes, not only text.
+        let password = std::env::var_os(PASSWORD).unwrap_or_default().into_vec();
+        Self {
+            password: Password::new(password),
+            ..Self::from_lookup(|name| std::env::var(name).ok())
+        }
+    }
+
     /// Reads variables through `lookup`; an empty one counts as not set, but for the status address.
     #[must_use]
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
@@ -58,7 +74,7 @@ impl Env {
             status_addr: lookup("WEAVE_STATUS_ADDR").unwrap_or_else(|| "127.0.0.1:6782".to_owned()),
             port: set("WEAVE_PORT"),
             mtu: set("WEAVE_MTU"),
-            password: or("WEAVE_PASSWORD", ""),
+            password: Password::new(or(PASSWORD, "").into_bytes()),
             no_fastdp: set("WEAVE_NO_FASTDP").is_some(),
             docker_host: set("DOCKER_HOST"),
             bridge: or("WEAVE_BRIDGE", "weave"),

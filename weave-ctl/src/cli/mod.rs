@@ -94,8 +94,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .skip(1)
         .map(|a| a.to_string_lossy().into_owned())
         .collect();
-    let env = Env::from_lookup(|name| std::env::var(name).ok());
-    match run(&args, env) {
+    match run(&args, Env::of_process()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print();

@@ -6,7 +6,9 @@ pub const TEXT: &str = "Usage:
 weave --help | help
       version
 
-weave launch        [--nickname <nickname>] [--name <mac>] [--port <port>]
+weave launch        [--password <pass> | --password-file <file>]
+                      [--trusted-subnets <cidr>,...] [--no-fastdp]
+                      [--nickname <nickname>] [--name <mac>] [--port <port>]
                       [--host <address>] [--no-discovery]
                       [--conn-limit <count>] [--resume] [--mtu auto|<bytes>]
                       [--ipalloc-range <cidr>] [--ipalloc-default-subnet <cidr>]

@@ -5,14 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::event::{Event, Events};
 use crate::mesh::ConnId;
+use crate::mesh::crypto::Password;
 use crate::mesh::handshake::Features;
-use crate::mesh::transport::{self, Connected, Reader, Writer};
+use crate::mesh::transport::{self, Connected, IntroError, Reader, Writer};
+use crate::mesh::trusted::TrustedSubnets;
 
 /// Accepted at once, and then one per [`ACCEPT_EVERY`] (wire.md 2.1).
 const ACCEPT_BURST: u32 = 20;
@@ -20,8 +22,18 @@ const ACCEPT_EVERY: Duration = Duration::from_millis(50);
 /// Messages handed to a writer ahead of time: one being written, one waiting.
 const WRITER_DEPTH: usize = 2;
 
-/// What new connections say of us; the connection's own number is drawn for each.
+/// What new connections say of us; the connection's own number is drawn for each, and whether we trust
+/// the remote is told by its address.
 pub type OurFeatures = Arc<Mutex<Features>>;
+
+/// What decides whether connections are sealed.
+#[derive(Debug, Default)]
+pub struct Secrecy {
+    /// The network's; never empty.
+    pub password: Option<Password>,
+    /// Where nothing but the control connection needs to be.
+    pub trusted_subnets: TrustedSubnets,
+}
 
 /// All connections of this host.
 pub struct Connections {
@@ -30,6 +42,7 @@ pub struct Connections {
     live: BTreeMap<ConnId, Live>,
     events: Events,
     ours: OurFeatures,
+    secrecy: Arc<Secrecy>,
     host: Option<IpAddr>,
 }
 
@@ -47,30 +60,41 @@ impl Drop for Live {
     }
 }
 
-/// A fresh number for a connection's UID (wire.md 1.6).
-fn features_for_one(ours: &OurFeatures) -> Features {
-    let mut features = ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    features.conn_id = rand::random();
-    features
+/// Introduces both ends; gives our number of the connection as well (wire.md 1.6).
+async fn introduce(
+    stream: TcpStream,
+    remote: SocketAddr,
+    ours: &OurFeatures,
+    secrecy: &Secrecy,
+    outbound: bool,
+) -> Result<(Connected, Features, u64), IntroError> {
+    let mut ours = ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    ours.conn_id = rand::random();
+    ours.trusted = secrecy.trusted_subnets.contain(remote.ip());
+    let password = secrecy.password.as_ref();
+    let (connected, theirs) = transport::introduce(stream, &ours, password, outbound).await?;
+    Ok((connected, theirs, ours.conn_id))
 }
 
 impl Connections {
     /// None yet.
     #[must_use]
-    pub fn new(events: Events, ours: OurFeatures, host: Option<IpAddr>) -> Self {
+    pub fn new(events: Events, ours: OurFeatures, secrecy: Arc<Secrecy>, host: Option<IpAddr>) -> Self {
         Self {
             next: 1 << 32,
             introduced: BTreeMap::new(),
             live: BTreeMap::new(),
             events,
             ours,
+            secrecy,
             host,
         }
     }
 
     /// Dials, introduces, and reports.
     pub fn dial(&mut self, target: SocketAddr) {
-        let (events, ours, host) = (self.events.clone(), self.ours.clone(), self.host);
+        let (events, host) = (self.events.clone(), self.host);
+        let (ours, secrecy) = (self.ours.clone(), self.secrecy.clone());
         tokio::spawn(async move {
             let failed = |error: String, connected| Event::DialFailed {
                 target,
@@ -79,18 +103,15 @@ impl Connections {
             };
             let event = match transport::dial(target, host).await {
                 Err(error) => failed(error.to_string(), false),
-                Ok(stream) => {
-                    let ours = features_for_one(&ours);
-                    match transport::introduce(stream, &ours).await {
-                        Err(error) => failed(error.to_string(), true),
-                        Ok((connected, features)) => Event::Introduced {
-                            dialled: Some(target),
-                            connected: Box::new(connected),
-                            features: Box::new(features),
-                            our_conn_id: ours.conn_id,
-                        },
-                    }
-                }
+                Ok(stream) => match introduce(stream, target, &ours, &secrecy, true).await {
+                    Err(error) => failed(error.to_string(), true),
+                    Ok((connected, features, our_conn_id)) => Event::Introduced {
+                        dialled: Some(target),
+                        connected: Box::new(connected),
+                        features: Box::new(features),
+                        our_conn_id,
+                    },
+                },
             };
             events.send(event).await;
         });
@@ -110,6 +131,7 @@ impl Connections {
             writer,
             local,
             remote,
+            ..
         } = self.introduced.remove(&conn)?;
         let (queue, bodies) = mpsc::channel(WRITER_DEPTH);
         let tasks = [
@@ -171,7 +193,7 @@ async fn write(conn: ConnId, mut writer: Writer, mut bodies: mpsc::Receiver<Vec<
 }
 
 /// Accepts and introduces, no faster than the original would.
-pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures) {
+pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures, secrecy: Arc<Secrecy>) {
     let mut budget = ACCEPT_BURST;
     let mut refill = tokio::time::interval(ACCEPT_EVERY);
     refill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
@@ -181,7 +203,11 @@ pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures) {
             accepted = listener.accept(), if budget > 0 => match accepted {
                 Ok((stream, remote)) => {
                     budget -= 1;
-                    tokio::spawn(introduce(stream, remote, events.clone(), ours.clone()));
+                    let (events, ours, secrecy) = (events.clone(), ours.clone(), secrecy.clone());
+                    tokio::spawn(async move {
+                        let introduced = introduce(stream, remote, &ours, &secrecy, false).await;
+                        events.send(accepted_event(remote, introduced)).await;
+                    });
                 }
                 Err(error) => {
                     // Out of descriptors, or a connection that ended at once.
@@ -194,19 +220,17 @@ pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures) {
     }
 }
 
-async fn introduce(stream: tokio::net::TcpStream, remote: SocketAddr, events: Events, ours: OurFeatures) {
-    let ours = features_for_one(&ours);
-    let event = match transport::introduce(stream, &ours).await {
+fn accepted_event(remote: SocketAddr, introduced: Result<(Connected, Features, u64), IntroError>) -> Event {
+    match introduced {
         Err(error) => Event::AcceptFailed {
             remote: transport::canonical(remote),
             error: error.to_string(),
         },
-        Ok((connected, features)) => Event::Introduced {
+        Ok((connected, features, our_conn_id)) => Event::Introduced {
             dialled: None,
             connected: Box::new(connected),
             features: Box::new(features),
-            our_conn_id: ours.conn_id,
+            our_conn_id,
         },
-    };
-    events.send(event).await;
+    }
 }

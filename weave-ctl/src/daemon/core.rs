@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::connections::{Connections, OurFeatures};
+use super::connections::{Connections, OurFeatures, Secrecy};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
 use super::neighbours::{Neighbours, NewConnection};
@@ -79,6 +79,8 @@ pub enum Ending {
 pub struct Parts {
     /// As launched.
     pub options: LaunchOptions,
+    /// Password and trusted subnets.
+    pub secrecy: Arc<Secrecy>,
     /// Our name.
     pub name: PeerName,
     /// The mesh.
@@ -152,6 +154,7 @@ impl Daemon {
     pub fn new(parts: Parts) -> anyhow::Result<Self> {
         let Parts {
             options,
+            secrecy,
             name,
             mesh,
             channels,
@@ -166,7 +169,7 @@ impl Daemon {
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
-        let connections = Connections::new(events.0.clone(), ours.clone(), options.host);
+        let connections = Connections::new(events.0.clone(), ours.clone(), secrecy, options.host);
         Ok(Self {
             forwarding: Forwarding::adopt(Now::ZERO, left),
             clock_base: datapath.clock_s(),

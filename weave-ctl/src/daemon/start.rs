@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::connections;
+use super::connections::{self, Secrecy};
 use super::core::{Daemon, Ending, OurChannels, Parts};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
@@ -55,6 +55,13 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let mut hand_over = signal(SignalKind::user_defined1())?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tracing::info!("weave  {}", crate::VERSION);
+    // The only overlay is the fast path, and it seals nothing.
+    if options.password.is_some() || options.no_fastdp {
+        bail!(
+            "a password or --no-fastdp was given, but data has no other path than the fast one, which is not \
+             encrypted, and nothing is sent in clear that was asked to be sealed"
+        );
+    }
     let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
@@ -147,16 +154,22 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
 
     let (stop, stopped) = watch::channel(None);
+    let secrecy = Arc::new(Secrecy {
+        password: options.password.clone(),
+        trusted_subnets: options.trusted_subnets.clone(),
+    });
     tokio::spawn(connections::accept(
         listeners.mesh,
         events.0.clone(),
         ours.clone(),
+        secrecy.clone(),
     ));
     follow_docker(&options, &events.0);
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels { ipam };
     let daemon = Daemon::new(Parts {
         options,
+        secrecy,
         name,
         mesh,
         channels,

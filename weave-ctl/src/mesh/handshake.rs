@@ -14,8 +14,8 @@ pub const HEADER: [u8; 7] = *b"weave\x02\x02";
 
 /// The flag byte of a peer without password (wire.md 2.3).
 pub const FLAG_PLAIN: u8 = 0;
-/// The flag byte of a peer with password.
-const FLAG_ENCRYPTED: u8 = 1;
+/// The flag byte of a peer with password; its public key follows.
+pub const FLAG_ENCRYPTED: u8 = 1;
 
 /// Largest features map accepted, in bytes. An original's has about 180; the limit of 10 MiB for
 /// messages would let strangers make us hold that much.
@@ -79,9 +79,12 @@ pub fn check_header(theirs: [u8; 7]) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// The remote's flag byte does not fit a peer without password (wire.md 2.3).
+/// The remote's flag byte does not fit ours (wire.md 2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
+    /// We have a password and the remote has none.
+    #[error("password specified, but peer requested an unencrypted connection")]
+    Plain,
     /// The remote has a password and we have none. (The spelling is the original's.)
     #[error("no password specificed, but peer requested an encrypted connection")]
     Encrypted,
@@ -90,12 +93,13 @@ pub enum FlagError {
     Bad(u8),
 }
 
-/// Accepts the flag byte of a peer without password.
-pub fn check_flag(flag: u8) -> Result<(), FlagError> {
-    match flag {
-        FLAG_PLAIN => Ok(()),
-        FLAG_ENCRYPTED => Err(FlagError::Encrypted),
-        other => Err(FlagError::Bad(other)),
+/// Accepts the remote's flag byte if it is the same as ours: whether we have a password.
+pub fn check_flag(flag: u8, password: bool) -> Result<(), FlagError> {
+    match (flag, password) {
+        (FLAG_PLAIN, false) | (FLAG_ENCRYPTED, true) => Ok(()),
+        (FLAG_PLAIN, true) => Err(FlagError::Plain),
+        (FLAG_ENCRYPTED, false) => Err(FlagError::Encrypted),
+        (other, _) => Err(FlagError::Bad(other)),
     }
 }
 
@@ -359,13 +363,18 @@ mod tests {
 
     #[test]
     fn flags() {
-        assert_eq!(check_flag(0), Ok(()));
-        let text = |flag| check_flag(flag).unwrap_err().to_string();
+        assert_eq!((check_flag(0, false), check_flag(1, true)), (Ok(()), Ok(())));
+        let text = |flag, password| check_flag(flag, password).unwrap_err().to_string();
         assert_eq!(
-            text(1),
+            text(1, false),
             "no password specificed, but peer requested an encrypted connection"
         );
-        assert_eq!(text(2), "Bad encryption flag 2");
+        assert_eq!(
+            text(0, true),
+            "password specified, but peer requested an unencrypted connection"
+        );
+        assert_eq!(text(2, false), "Bad encryption flag 2");
+        assert_eq!(text(2, true), "Bad encryption flag 2");
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod summary;
 pub mod surrogate;
 pub mod targets;
 pub mod transport;
+pub mod trusted;
 
 /// Time since an arbitrary start, as told by whoever drives a state machine.
 pub type Now = std::time::Duration;

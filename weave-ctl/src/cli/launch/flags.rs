@@ -5,6 +5,7 @@ use std::error::Error as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::Failure;
+use crate::mesh::crypto::Password;
 
 /// Exit status for wrong flags.
 const FLAG_ERROR: u8 = 125;
@@ -14,12 +15,23 @@ const FLAG_ERROR: u8 = 125;
 #[command(
     after_help = "Options come before peers. The daemon's process number is printed once it answers.\n\n\
     Examples:\n  weave launch\n  weave launch --ipalloc-range 10.2.0.0/16 host2 host3:6783\n  \
-    weave launch --nickname edge --no-discovery 192.0.2.7"
+    weave launch --nickname edge --no-discovery 192.0.2.7\n  \
+    weave launch --password-file /etc/weave/password --trusted-subnets 10.0.1.0/24 host2"
 )]
 pub struct LaunchArgs {
-    /// Refused: there is no encryption in this version
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    pub(super) password: Option<String>,
+    /// Encrypts what peers send each other; the same on all hosts (WEAVE_PASSWORD). For a moment all users
+    /// of this host can see it: the variable and --password-file are safer
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) password: Option<Password>,
+    /// File with the password; a newline at its end is no part of it
+    #[arg(long, value_name = "FILE")]
+    pub(super) password_file: Option<std::path::PathBuf>,
+    /// Where data need not be encrypted, if the other peer says so as well
+    #[arg(long, value_name = "CIDR,...")]
+    pub(super) trusted_subnets: Option<String>,
+    /// Do without the fast path: everything goes through sleeve (WEAVE_NO_FASTDP)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(super) no_fastdp: Option<bool>,
     /// Peer name, like a MAC address; derived from the machine if left out
     #[arg(long, value_name = "MAC")]
     pub(super) name: Option<String>,

@@ -3,6 +3,7 @@
 mod flags;
 mod options;
 mod other_flags;
+mod password;
 mod start;
 #[cfg(test)]
 mod tests;

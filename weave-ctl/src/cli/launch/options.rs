@@ -4,11 +4,14 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::flags::LaunchArgs;
+use super::password;
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
 use crate::ipam::address::Cidr;
 use crate::ipam::mode::InitMode;
+use crate::mesh::crypto::Password;
 use crate::mesh::name::PeerName;
+use crate::mesh::trusted::TrustedSubnets;
 use crate::overlay::fastdp::xdp::Wanted;
 
 /// Allocation range where none is given.
@@ -41,6 +44,12 @@ pub struct LaunchOptions {
     pub mtu: Mtu,
     /// XDP on the underlay.
     pub xdp: Wanted,
+    /// Do without the fast path.
+    pub no_fastdp: bool,
+    /// Seals what peers send each other; never empty.
+    pub password: Option<Password>,
+    /// Where only the control connection needs to be sealed.
+    pub trusted_subnets: TrustedSubnets,
     /// IP allocation; `None`: off.
     pub ipam: Option<IpamOptions>,
     /// Docker's API endpoint; empty: no Docker.
@@ -99,7 +108,7 @@ impl FromStr for Mtu {
     }
 }
 
-fn fatal(text: impl std::fmt::Display) -> Failure {
+pub(super) fn fatal(text: impl std::fmt::Display) -> Failure {
     Failure::new(1, format!("FATA: {text}"))
 }
 
@@ -119,21 +128,16 @@ impl LaunchOptions {
             2 => 2,
             _ => return Err(fatal("--min-protocol-version must be in range [1,2]")),
         };
-        if !args.password.as_ref().unwrap_or(&env.password).is_empty() {
-            return Err(fatal(
-                "a password was given, but encryption is not available in this version, and nothing is sent in \
-                 clear that was asked to be sealed. Launch without --password and WEAVE_PASSWORD, or keep to \
-                 Weave Net 2.8 on this host.",
-            ));
-        }
+        let password = password::choose(&args, env)?;
         if let Some(why) = &args.other.refused {
             return Err(fatal(why));
         }
-        if env.no_fastdp {
-            return Err(fatal(
-                "WEAVE_NO_FASTDP: there is no other path than the fast one in this version.",
-            ));
-        }
+        let trusted_subnets = args.trusted_subnets.as_deref().unwrap_or_default().parse();
+        let trusted_subnets = trusted_subnets.map_err(|e| {
+            fatal(format!(
+                "Unable to parse trusted subnets: {e}. Give --trusted-subnets as 10.0.1.0/24,10.0.2.0/24."
+            ))
+        })?;
         let mut paths = env.paths.clone();
         if let Some(dir) = &args.data_dir {
             paths.data_dir = absolute(dir);
@@ -156,6 +160,9 @@ impl LaunchOptions {
             bridge: args.weave_bridge.clone().unwrap_or_else(|| env.bridge.clone()),
             mtu: from_env(args.mtu, env.mtu.as_deref(), "WEAVE_MTU", Mtu::Auto, |_| true)?,
             xdp: args.xdp.unwrap_or_default(),
+            no_fastdp: args.no_fastdp.unwrap_or(env.no_fastdp),
+            password,
+            trusted_subnets,
             ipam: ipam(&args)?,
             docker_api: args
                 .docker_api

@@ -68,11 +68,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
     ("no-detect-tls", Boolean, NO_PROXY),
     ("no-dns", Boolean, NO_DNS),
     (
-        "no-fastdp",
-        Boolean,
-        Refuse("there is no other path than the fast one in this version; sleeve is still to come"),
-    ),
-    (
         "no-masq-local",
         Boolean,
         Note("nothing is masqueraded in this version"),
@@ -121,11 +116,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         "token",
         Value,
         Refuse("there is no discovery service any more; name the peers instead"),
-    ),
-    (
-        "trusted-subnets",
-        Value,
-        Note("nothing is encrypted in this version"),
     ),
     ("without-dns", Boolean, NO_DNS),
 ];

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::flags::LaunchArgs;
 use super::options::LaunchOptions;
+use super::password;
 use crate::cli::client::Client;
+use crate::cli::env::PASSWORD;
 use crate::cli::lock::{Lock, LockError};
 use crate::cli::{Context, Failure, Outcome, block_on, need_root, note, out};
 use crate::net::{NetError, Netlink, overlap};
@@ -35,10 +37,14 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     let foreground = args.foreground.unwrap_or(false) || detached;
     let notes = args.other.notes.clone();
     let options = LaunchOptions::new(args, &context.env)?;
+    need_root()?;
+    if foreground && !detached && password::exposed(words) {
+        let error = daemon_command(&options, words)?.exec();
+        return Err(Failure::new(1, format!("cannot start the daemon: {error}")));
+    }
     if !detached {
         notes.iter().for_each(|line| note(line));
     }
-    need_root()?;
     if foreground {
         return run_here(options);
     }
@@ -137,21 +143,33 @@ fn spawn(options: &LaunchOptions, words: &[String]) -> Result<Child, Failure> {
     let open = || File::options().create(true).append(true).open(&log_path);
     let log = open().and_then(|log| Ok((log.try_clone()?, log)));
     let (stdout, stderr) = log.map_err(|e| failed(&format!("write {}", log_path.display()), e))?;
-    let program = std::env::current_exe().map_err(|e| failed("find this program", e))?;
-    let mut command = Command::new(program);
-    command
-        .arg("launch")
-        .arg("--foreground")
-        .args(words.iter().skip(1))
-        .env(DETACHED, "1")
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr);
+    let mut command = daemon_command(options, words)?;
+    command.env(DETACHED, "1").stdout(stdout).stderr(stderr);
+    if options.password.is_none() {
+        command.stdin(Stdio::null());
+    }
     // SAFETY: setsid may be called between fork and exec; the closure touches no memory of ours.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
     }
     command.spawn().map_err(|e| failed("start the daemon", e))
+}
+
+/// This program as the daemon, with the same arguments but for the password: that it reads from its
+/// standard input, so that it shows neither in the list of processes nor in `/proc/PID/environ`.
+fn daemon_command(options: &LaunchOptions, words: &[String]) -> Result<Command, Failure> {
+    let failed = |what: &str, e: io::Error| Failure::new(1, format!("cannot {what}: {e}"));
+    let program = std::env::current_exe().map_err(|e| failed("find this program", e))?;
+    let mut command = Command::new(program);
+    command.arg("launch").arg("--foreground");
+    if let Some(password) = &options.password {
+        let pipe = password::pipe(password).map_err(|e| failed("hand over the password", e))?;
+        command.arg("--password-file").arg(password::STDIN).stdin(pipe);
+    }
+    command
+        .args(password::without(words.get(1..).unwrap_or_default()))
+        .env_remove(PASSWORD);
+    Ok(command)
 }
 
 async fn wait_until_ready(child: &mut Child, options: &LaunchOptions, client: &Client) -> Outcome {

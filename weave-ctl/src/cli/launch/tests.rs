@@ -6,6 +6,7 @@ use super::start::range_outcome;
 use super::*;
 use crate::cli::Failure;
 use crate::ipam::mode::InitMode;
+use crate::mesh::crypto::Password;
 use crate::net::NetError;
 use crate::overlay::fastdp::xdp::Wanted;
 
@@ -224,30 +225,117 @@ fn start_up_errors() {
     }
 }
 
+fn password(text: &str, variable: &str) -> Option<Password> {
+    let options = options_with(text, &[("WEAVE_PASSWORD", variable)]);
+    options.unwrap_or_else(|e| panic!("{text}: {e:?}")).password
+}
+
+fn refusal(text: &str) -> String {
+    let failure = options_with(text, &[]).err().unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(failure.code, 1, "{text}");
+    failure.text
+}
+
 #[test]
-fn a_password_is_never_ignored() {
-    for (text, variable) in [
-        ("--password p", ""),
-        ("-password=p", ""),
-        ("--password=\"p\"", ""),
-        ("", "p"),
-        ("a b", "p"),
+fn passwords() {
+    for (text, variable, expected) in [
+        ("--password geheim", "", "geheim"),
+        ("--password geheim --port 1 a", "variable", "geheim"),
+        ("-password=geheim", "", "geheim"),
+        ("--password=\"geheim\"", "", "geheim"),
+        ("--password -x", "", "-x"),
+        ("--password a --password geheim", "", "geheim"),
+        ("", "geheim", "geheim"),
+        ("a b", "geheim ", "geheim "),
+        ("--password=", "variable", ""),
+        ("", "", ""),
     ] {
-        let failure = options_with(text, &[("WEAVE_PASSWORD", variable)])
-            .err()
-            .unwrap_or_else(|| panic!("{text}"));
-        assert_eq!(failure.code, 1);
+        let given = password(text, variable);
+        let bytes = given.as_ref().map(Password::as_bytes);
+        let expected = Some(expected.as_bytes()).filter(|e| !e.is_empty());
+        assert_eq!(bytes, expected, "{text} {variable}");
+    }
+    assert!(refusal("--password x --password-file y").contains("both given"));
+    assert!(refusal("--password \u{fffd}x").contains("UTF-8"));
+    assert!(refusal(&format!("--password {}", "x".repeat(4096))).contains("longer than 4095 bytes"));
+    for text in ["host2 --password geheim", "host2 -password=geheim"] {
+        let told = refusal(text);
         assert!(
-            failure.text.contains("encryption is not available"),
-            "{}",
-            failure.text
+            told.contains("before the peers") && !told.contains("geheim"),
+            "{told}"
         );
     }
-    assert!(
-        options_with("--password=", &[("WEAVE_PASSWORD", "p")]).is_ok(),
-        "the option wins"
+}
+
+#[test]
+fn password_files() {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let path = dir.path().join("password");
+    let option = format!("--password-file {}", path.display());
+    let write = |bytes: &[u8]| std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{e}"));
+
+    assert!(refusal(&option).starts_with("FATA: cannot read the password from "));
+    assert!(refusal(&format!("--password-file {}", dir.path().display())).contains("Is a directory"));
+    for empty in [b"".as_slice(), b"\n"] {
+        write(empty);
+        assert!(refusal(&option).contains(" is empty: "));
+    }
+    for (content, expected) in [
+        (b"geheim".as_slice(), b"geheim".as_slice()),
+        (b"geheim\n", b"geheim"),
+        (b"geheim\n\n", b"geheim\n"),
+        (b" ge\xff\0heim\r\n", b" ge\xff\0heim\r"),
+        (&[b'x'; 4095], &[b'x'; 4095]),
+    ] {
+        write(content);
+        let given = password(&option, "variable");
+        assert_eq!(given.as_ref().map(Password::as_bytes), Some(expected));
+    }
+    write(&[b'x'; 10_000]);
+    assert!(refusal(&option).contains("longer than 4095 bytes"));
+}
+
+#[test]
+fn nothing_prints_a_password() {
+    let args = args("--password geheim").unwrap_or_else(|e| panic!("{e:?}"));
+    let env = env(&[("WEAVE_PASSWORD", "geheim")]);
+    let options = LaunchOptions::new(args.clone(), &env);
+    for printed in [format!("{args:?}"), format!("{env:?}"), format!("{options:?}")] {
+        assert!(
+            printed.contains("Password(..)") && !printed.contains("geheim"),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn trusted_subnets_and_no_fastdp() {
+    let texts = |o: LaunchOptions| o.trusted_subnets.texts().collect::<Vec<_>>();
+    assert_eq!(texts(options("")), [""; 0]);
+    assert_eq!(texts(options("--trusted-subnets=")), [""; 0]);
+    assert_eq!(
+        texts(options("--trusted-subnets 10.0.1.2/24,192.0.2.0/25")),
+        ["10.0.1.0/24", "192.0.2.0/25"]
     );
-    assert!(options_with("", &[("WEAVE_PASSWORD", "")]).is_ok());
+    assert_eq!(
+        refusal("--trusted-subnets 10.0.0.0/8,10.0.0.0"),
+        "FATA: Unable to parse trusted subnets: invalid CIDR address: 10.0.0.0. Give --trusted-subnets as \
+         10.0.1.0/24,10.0.2.0/24."
+    );
+    for (text, variable, expected) in [
+        ("", "", false),
+        ("--no-fastdp", "", true),
+        ("--no-fastdp=true a", "", true),
+        ("", "false", true),
+        ("--no-fastdp=false", "1", false),
+    ] {
+        let o = options_with(text, &[("WEAVE_NO_FASTDP", variable)]);
+        assert_eq!(
+            o.map(|o| o.no_fastdp),
+            Ok(expected),
+            "{text} WEAVE_NO_FASTDP={variable}"
+        );
+    }
 }
 
 #[test]
@@ -258,7 +346,6 @@ fn flags_of_other_parts() {
         "--plugin=true",
         "--awsvpc",
         "--expect-npc",
-        "--no-fastdp",
         "--token x",
     ] {
         let failure = options_with(text, &[]).err().unwrap_or_else(|| panic!("{text}"));
@@ -268,12 +355,6 @@ fn flags_of_other_parts() {
             "{failure:?}"
         );
     }
-    assert_eq!(
-        options_with("", &[("WEAVE_NO_FASTDP", "1")])
-            .err()
-            .map(|f| f.code),
-        Some(1)
-    );
     let notes = |text: &str| {
         args(text)
             .map(|a| a.other.notes)
@@ -285,8 +366,8 @@ fn flags_of_other_parts() {
         ["WARNING: --no-dns has no effect: this version has no WeaveDNS."]
     );
     assert_eq!(
-        notes("--docker-bridge docker0 --datapath datapath --no-restart --trusted-subnets 10.0.0.0/8").len(),
-        4
+        notes("--docker-bridge docker0 --datapath datapath --no-restart").len(),
+        3
     );
     assert_eq!(notes("-H tcp://0.0.0.0:1 -H=unix:///x --tlsverify").len(), 2);
 }

@@ -183,17 +183,25 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, adopted })
 }
 
-/// Unpins the maps of other versions. Their programs go on with them until ours take over their links.
+/// Unpins what other versions left: their maps, and the links of programs that read them, which would
+/// decide about frames by tables that nobody fills any more.
 fn remove_other_versions(bpf_dir: &Path) {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_version = |name: &str| name.strip_prefix('v').is_some_and(|v| v.parse::<u32>().is_ok());
     let ours = maps_dir(bpf_dir);
-    for entry in fs::read_dir(bpf_dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let version = name.to_str().and_then(|name| name.strip_prefix('v'));
-        if version.is_some_and(|v| v.parse::<u32>().is_ok()) && entry.path() != ours {
-            tracing::info!("removing the maps of another version: {}", entry.path().display());
-            if let Err(error) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!("cannot remove {}: {error}", entry.path().display());
-            }
+    let others: Vec<PathBuf> = entries(bpf_dir)
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_version))
+        .map(|entry| entry.path())
+        .filter(|path| *path != ours)
+        .collect();
+    if others.is_empty() {
+        return;
+    }
+    tracing::info!("replacing programs and maps of another version");
+    let links = entries(&links_dir(bpf_dir)).map(|entry| fs::remove_file(entry.path()));
+    for result in links.chain(others.iter().map(fs::remove_dir_all)) {
+        if let Err(error) = result {
+            tracing::warn!("cannot remove a pin of another version: {error}");
         }
     }
 }
