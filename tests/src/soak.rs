@@ -204,8 +204,21 @@ impl Soak {
     /// Samples the daemons every second until the time is over.
     fn watch(&self, daemons: &[i32], start: Instant, over: impl Fn() -> bool) -> Result<Vec<(Usage, Usage)>> {
         let mut usage = vec![(Usage::default(), Usage::default()); daemons.len()];
+        let mut minutes = 0;
         while start.elapsed() < self.time && !over() {
             std::thread::sleep(Duration::from_secs(1));
+            if start.elapsed().as_secs() / 60 > minutes {
+                minutes += 1;
+                let memory: Vec<String> = usage
+                    .iter()
+                    .map(|(early, late): &(Usage, Usage)| format!("{:.1}", early.most(*late).memory))
+                    .collect();
+                println!(
+                    "{}: {minutes} min, memory at most {} MB",
+                    self.name(),
+                    memory.join(" and ")
+                );
+            }
             for (pid, (early, late)) in daemons.iter().zip(&mut usage) {
                 let sample = sample(*pid).context("a daemon has ended")?;
                 let most = if start.elapsed() < self.warm_up {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use weave_tests::ends::{attach_all, both_ways, everybody_reaches_everybody, ping_size};
+use weave_tests::ends::{
+    attach_all, both_ways, broadcast_reaches_all, everybody_reaches_everybody, ping_size,
+};
 use weave_tests::lab::{Container, Host, Lab, Plan, netns};
 use weave_tests::process::{LIMIT, wait_for};
 use weave_tests::traffic::bulk_tcp;
@@ -72,7 +74,8 @@ fn three_in_a_line_are_relayed_by_the_middle_one() {
         let [first, _, last] = ends.as_slice() else {
             anyhow::bail!("three hosts")
         };
-        both_ways(first, last, BULK)
+        both_ways(first, last, BULK)?;
+        broadcast_reaches_all(&ends, 0)
     });
 }
 

@@ -45,6 +45,7 @@ fn moves_and_returns(
     let stream = Stream::start(one.0.netns(), two.0.netns(), two.1)?;
     stream.wait_more(100)?;
     let _before = stream.longest_gap();
+    let logged: Vec<usize> = movers.iter().map(|(host, _)| host.log().len()).collect();
 
     let block = block(first, second)?;
     for (host, other) in movers {
@@ -69,20 +70,20 @@ fn moves_and_returns(
         now == connection,
         "the connection {connection} was made anew: {now}"
     );
-    for (host, other) in movers {
-        let (log, name) = (host.log(), other.name());
-        let said = |what: &str| {
-            log.lines()
-                .any(|line| line.contains("fastdp to") && line.contains(&name) && line.contains(what))
-        };
+    for ((host, other), before) in movers.iter().zip(logged) {
+        let (log, name) = (host.log(), other.peer_name());
+        let news = log.get(before..).context("the log has become shorter")?;
+        let mut about = news
+            .lines()
+            .filter(|line| line.contains("fastdp to") && line.contains(&name));
         ensure!(
-            said("is not in use"),
-            "{}'s log says nothing of the change",
+            about.any(|line| line.contains("is not in use: ")),
+            "{}'s log says nothing of the change:\n{news}",
             host.name()
         );
         ensure!(
-            said("is in use"),
-            "{}'s log says nothing of the return",
+            about.any(|line| line.contains("is in use")),
+            "{}'s log says nothing of the return:\n{news}",
             host.name()
         );
     }

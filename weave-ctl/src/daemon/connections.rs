@@ -249,3 +249,67 @@ fn accepted_event(remote: SocketAddr, introduced: Result<(Connected, Features, u
         },
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::mesh::name::PeerName;
+
+    fn features(number: u64) -> Features {
+        Features {
+            name: PeerName::from_u64(number).unwrap(),
+            nickname: String::new(),
+            uid: number,
+            conn_id: 0,
+            short_id: None,
+            trusted: false,
+            overlays: None,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// A host that trusts 127.0.0.2 only, and has a password.
+    #[tokio::test]
+    async fn trust_depends_on_the_remote_address() {
+        let (events, mut happened) = Events::new();
+        let ours = Arc::new(Mutex::new(features(1)));
+        let secrecy = Arc::new(Secrecy {
+            password: Some("p".parse().unwrap()),
+            trusted_subnets: "127.0.0.2/32".parse().unwrap(),
+        });
+        let mut connections = Connections::new(events.clone(), ours.clone(), secrecy.clone(), None);
+        let listener = transport::listen(None, 0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accepting = tokio::spawn(accept(listener, events, ours, secrecy));
+        let password: Password = "p".parse().unwrap();
+        for (host, trusted) in [("127.0.0.2", true), ("127.0.0.3", false)] {
+            let host: IpAddr = host.parse().unwrap();
+            let to_us = SocketAddr::from(([127, 0, 0, 1], port));
+            let stream = transport::dial(to_us, Some(host)).await.unwrap();
+            let (_kept, of_us) = transport::introduce(stream, &features(2), Some(&password), true)
+                .await
+                .unwrap();
+            assert_eq!(of_us.trusted, trusted, "accepted from {host}");
+
+            let theirs = transport::listen(Some(host), 0).unwrap();
+            connections.dial(theirs.local_addr().unwrap());
+            let (stream, _) = theirs.accept().await.unwrap();
+            let (_kept_too, of_us) = transport::introduce(stream, &features(2), Some(&password), false)
+                .await
+                .unwrap();
+            assert_eq!(of_us.trusted, trusted, "dialled {host}");
+
+            for _ in 0..2 {
+                let Some(Event::Introduced { connected, .. }) = happened.recv().await else {
+                    panic!("not introduced");
+                };
+                assert_eq!((connected.remote.ip(), connected.trusted_by_us), (host, trusted));
+                assert!(connected.session.is_some());
+            }
+        }
+        accepting.abort();
+    }
+}

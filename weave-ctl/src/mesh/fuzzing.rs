@@ -55,7 +55,7 @@ pub fn ipam(data: &[u8]) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
 
@@ -78,7 +78,7 @@ pub(super) mod tests {
     }
 
     /// Runs `target` on samples as they are, then on damaged ones; the same ones every time.
-    fn run(target: fn(&[u8]), samples: &[Vec<u8>]) {
+    pub(crate) fn run(target: fn(&[u8]), samples: &[Vec<u8>]) {
         assert!(!samples.is_empty());
         samples.iter().for_each(|sample| target(sample));
         let mut rng = SmallRng::seed_from_u64(6783);
@@ -92,7 +92,7 @@ pub(super) mod tests {
     }
 
     /// Changes bytes somewhere, or cuts, repeats or inserts some.
-    pub(in super::super) fn damage(data: &mut Vec<u8>, rng: &mut SmallRng) {
+    pub(crate) fn damage(data: &mut Vec<u8>, rng: &mut SmallRng) {
         if data.is_empty() {
             return data.push(rng.random());
         }

@@ -1,5 +1,7 @@
 //! Flags, their errors, and what the options become.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::super::tests::{env, words};
 use super::super::{Command, parse};
 use super::start::range_outcome;
@@ -272,7 +274,12 @@ fn password_files() {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let path = dir.path().join("password");
     let option = format!("--password-file {}", path.display());
-    let write = |bytes: &[u8]| std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{e}"));
+    let write = |bytes: &[u8]| {
+        let written = std::fs::write(&path, bytes);
+        written
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
 
     assert!(refusal(&option).starts_with("FATA: cannot read the password from "));
     assert!(refusal(&format!("--password-file {}", dir.path().display())).contains("Is a directory"));

@@ -10,6 +10,13 @@
 
 pub mod cipher;
 pub mod forwarder;
+pub mod fragment;
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden_tests;
+pub mod icmp;
+pub mod macs;
 pub mod packet;
 pub mod pmtu;
 pub mod seal;

@@ -1,0 +1,4 @@
+//! A container's frame.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| weave_ctl::overlay::sleeve::fuzzing::frame(data));
