@@ -38,10 +38,10 @@ impl FastDatapath {
 
 /// Those of the counters that count dropped packets, without the prefix, if there were any.
 pub(super) fn drops(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
-        counters
-            .iter()
-            .filter_map(|(name, count)| Some((name.strip_prefix(FastDatapath::DROP_PREFIX)?, *count)))
-            .filter(|(_, count)| *count > 0)
+    counters
+        .iter()
+        .filter_map(|(name, count)| Some((name.strip_prefix(FastDatapath::DROP_PREFIX)?, *count)))
+        .filter(|(_, count)| *count > 0)
 }
 
 /// The BPF programs.

@@ -160,9 +160,20 @@ fn drops_line(out: &mut String, drops: &[(&str, u64)]) {
 fn sleeve_service(out: &mut String, sleeve: &Sleeve, connections: &[Connection]) {
     line(out, "Service", "sleeve");
     line(out, "Status", sleeve.trouble.as_deref().unwrap_or("ready"));
-    let name = |c: &Connection| c.attrs.as_ref().and_then(|a| a.get("name")?.as_str().map(str::to_owned));
-    let carries = connections.iter().filter(|c| name(c).as_deref() == Some("sleeve")).count();
-    line(out, "Carries", &format!("{carries} of {} connections", connections.len()));
+    let name = |c: &Connection| {
+        c.attrs
+            .as_ref()
+            .and_then(|a| a.get("name")?.as_str().map(str::to_owned))
+    };
+    let carries = connections
+        .iter()
+        .filter(|c| name(c).as_deref() == Some("sleeve"))
+        .count();
+    line(
+        out,
+        "Carries",
+        &format!("{carries} of {} connections", connections.len()),
+    );
     let drops: Vec<(&str, u64)> = drops(&sleeve.counters).collect();
     drops_line(out, &drops);
 }
@@ -265,7 +276,11 @@ fn connections(report: &Report) -> String {
         // Not in the original, so it stands apart.
         let reason = c.attrs.as_ref().and_then(|attrs| attrs.get(REASON)?.as_str());
         let reason = reason.map_or(String::new(), |reason| format!(" reason=\"{reason}\""));
-        let _ = writeln!(out, "{arrow} {:<21} {state:<11} {} {attrs}{reason}", c.address, c.info);
+        let _ = writeln!(
+            out,
+            "{arrow} {:<21} {state:<11} {} {attrs}{reason}",
+            c.address, c.info
+        );
     }
     out
 }

@@ -12,8 +12,8 @@ use crate::net::{Mac, NetError, Netlink};
 use crate::overlay::fastdp::heartbeat::{self, Received};
 use crate::overlay::fastdp::sender::Sender;
 use crate::overlay::forwarding::{Best, Link, SleeveLink};
-use crate::overlay::sleeve::{Arrived, LinkState};
-use crate::overlay::switch::{Action, NewSwitch, NoCommonOverlay, Switch};
+use crate::overlay::sleeve::{Arrived, LinkState, SLEEVE};
+use crate::overlay::switch::{Action, FASTDP, NewSwitch, NoCommonOverlay, Switch};
 
 /// Feature key: overlay MTU in bytes.
 pub const FEATURE_MTU: &str = "MTU";
@@ -153,10 +153,17 @@ impl Neighbours {
             Ok(new.outbound.then(|| SocketAddrV4::new(remote, new.ends.1.port())))
         });
         let extra = &new.features.extra;
+        let offered = [(FASTDP, new.no_fastdp), (SLEEVE, new.no_sleeve)];
+        let ours: Vec<&str> = offered
+            .iter()
+            .filter(|(_, no)| no.is_none())
+            .map(|(name, _)| *name)
+            .collect();
         let switch = Switch::new(
             now,
             NewSwitch {
                 conn_uid: new.conn_uid,
+                ours: &ours,
                 theirs,
                 fastdp,
                 sleeve,
@@ -277,7 +284,10 @@ impl Neighbours {
             return;
         };
         let packet = heartbeat::packet(dst.get(), src.get(), neighbour.switch.conn_uid(), mtu);
-        match self.sender.send(neighbour.ends.0, remote, neighbour.port, &packet) {
+        match self
+            .sender
+            .send(neighbour.ends.0, remote, neighbour.port, &packet)
+        {
             Ok(()) => neighbour.trouble = None,
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 neighbour.trouble = Some(format!(
@@ -297,7 +307,10 @@ impl Neighbours {
             if only.is_some_and(|only| only != *conn) {
                 continue;
             }
-            let remote = neighbour.switch.fastdp().map_or(neighbour.ends.1, heartbeat::Path::remote);
+            let remote = neighbour
+                .switch
+                .fastdp()
+                .map_or(neighbour.ends.1, heartbeat::Path::remote);
             let way = match find_way(nl, remote).await {
                 Ok(way) => Some(way),
                 Err(error) => {

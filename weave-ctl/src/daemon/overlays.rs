@@ -46,7 +46,9 @@ impl Overlays {
         let bridge = bridge::ensure(nl, &config).await?;
         let mut fastdp = match options.no_fastdp {
             true => Err("--no-fastdp".to_owned()),
-            false => fast_path(options, nl, &bridge, short_id).await.map_err(|e| format!("{e:#}")),
+            false => fast_path(options, nl, &bridge, short_id)
+                .await
+                .map_err(|e| format!("{e:#}")),
         };
         if let Err(why) = &fastdp {
             tracing::warn!("No fast path on this host ({why}): frames go by sleeve, through userspace");
@@ -60,7 +62,9 @@ impl Overlays {
                 "this host can carry no frames. Fast path: {fastdp}. Sleeve: {sleeve}. Launch as root, or in a \
                  container with --privileged --net=host"
             ),
-            (Ok(_), Err(why)) => tracing::warn!("No sleeve on this host ({why}): only the fast path carries frames"),
+            (Ok(_), Err(why)) => {
+                tracing::warn!("No sleeve on this host ({why}): only the fast path carries frames")
+            }
             _ => {}
         }
         Ok(Self { fastdp, sleeve })
@@ -131,7 +135,9 @@ async fn userspace(
         Ok(_) => FrameSource::Bpf,
         Err(_) => FrameSource::Bridge,
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_WORKERS);
     let events = events.clone();
     let engine = Engine::start(
         engine::Config {

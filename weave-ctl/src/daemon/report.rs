@@ -67,7 +67,11 @@ impl Daemon {
         let overlays = &self.overlays;
         let fastdp = overlays.fastdp.as_ref().ok();
         let fastdp = fastdp.map(|_| ("fastdp".to_owned(), json!({ "Vports": null, "Flows": null })));
-        let sleeve = overlays.sleeve.as_ref().ok().map(|_| ("sleeve".to_owned(), Value::Null));
+        let sleeve = overlays
+            .sleeve
+            .as_ref()
+            .ok()
+            .map(|_| ("sleeve".to_owned(), Value::Null));
         Router {
             protocol: "weave".to_owned(),
             protocol_min_version: PROTOCOL,

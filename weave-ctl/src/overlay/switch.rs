@@ -51,6 +51,8 @@ pub enum Action {
 pub struct NewSwitch<'a> {
     /// UID of the connection.
     pub conn_uid: u64,
+    /// What we offer: the order of the two is given (wire.md 7.2).
+    pub ours: &'a [&'a str],
     /// What the remote offers.
     pub theirs: &'a [String],
     /// The remote's address on the fast path, or why there is none.
@@ -92,13 +94,12 @@ pub struct Switch {
 impl Switch {
     /// The connection is up. The remote's offer is taken in our order, fastdp first (wire.md 7.2).
     pub fn new(now: Now, new: NewSwitch<'_>) -> Result<Self, NoCommonOverlay> {
-        let offers = |name: &str| new.theirs.iter().any(|theirs| theirs == name);
+        let common = |name: &str| new.ours.contains(&name) && new.theirs.iter().any(|theirs| theirs == name);
         let pace = if new.quick { Pace::QUICK } else { Pace::ORIGINAL };
-        // Indices count what both know the name of, whether or not it can be used here: a slot that
-        // cannot be prepared stays empty, and indices do not shift.
+        // A slot that cannot be prepared stays empty, and indices do not shift.
         let mut index = 0;
         let mut slot = |name: &str| {
-            let at = offers(name).then_some(index);
+            let at = common(name).then_some(index);
             index += u8::from(at.is_some());
             at
         };
@@ -180,7 +181,11 @@ impl Switch {
         let fastdp = self.fastdp().map(Path::next_deadline);
         let sleeve = self.sleeve().map(Forwarder::next_deadline);
         let dead = self.heard + DEAD;
-        fastdp.into_iter().chain(sleeve).min().map_or(dead, |at| at.min(dead))
+        fastdp
+            .into_iter()
+            .chain(sleeve)
+            .min()
+            .map_or(dead, |at| at.min(dead))
     }
 
     /// Time has passed.
@@ -190,7 +195,11 @@ impl Switch {
             self.heard = now;
             return vec![Action::Close];
         }
-        let fastdp = self.fastdp.as_mut().map(|(_, path)| path.tick(now)).unwrap_or_default();
+        let fastdp = self
+            .fastdp
+            .as_mut()
+            .map(|(_, path)| path.tick(now))
+            .unwrap_or_default();
         let sleeve = self.sleeve.as_mut().map(|(_, f)| f.tick(now)).unwrap_or_default();
         self.collect(now, fastdp, sleeve)
     }
@@ -345,6 +354,7 @@ mod tests {
         let theirs = ["fastdp".to_owned(), "sleeve".to_owned()];
         let new = NewSwitch {
             conn_uid: UID,
+            ours: &[FASTDP, SLEEVE],
             theirs: &theirs,
             fastdp: Ok(PEER),
             sleeve: Ok(Some(from())),
@@ -431,7 +441,11 @@ mod tests {
         let mut switch = running(true);
         let actions = switch.on_control(at(150), 0, CONTROL_HEARING, &[0]);
         assert!(actions.contains(&Action::Sleeve(Special::Heartbeat { conn_uid: UID })));
-        assert_eq!(switch.best(), Some(Best::Sleeve), "one way is blocked, so both are left");
+        assert_eq!(
+            switch.best(),
+            Some(Best::Sleeve),
+            "one way is blocked, so both are left"
+        );
         switch.on_control(at(160), 0, CONTROL_HEARING, &[1]);
         assert_eq!(switch.best(), Some(Best::Fastdp));
     }
@@ -440,7 +454,13 @@ mod tests {
     fn an_original_is_given_its_minute_and_never_told() {
         let mut switch = running(false);
         let actions = run(&mut switch, at(59_000));
-        assert!(!actions.iter().any(|a| matches!(a, Action::Control { tag: CONTROL_HEARING, .. })));
+        assert!(!actions.iter().any(|a| matches!(
+            a,
+            Action::Control {
+                tag: CONTROL_HEARING,
+                ..
+            }
+        )));
         assert_eq!(switch.best(), Some(Best::Fastdp));
         switch.on_sleeve(at(59_500), sleeve_beat());
         run(&mut switch, at(60_200));
@@ -459,9 +479,10 @@ mod tests {
         let theirs = ["sleeve".to_owned()];
         let new = |fastdp, theirs| NewSwitch {
             conn_uid: UID,
+            ours: &[FASTDP, SLEEVE],
             theirs,
             fastdp,
-            sleeve: Ok(None),
+            sleeve: Ok(Some(from())),
             sealed: true,
             quick: true,
         };
@@ -475,7 +496,22 @@ mod tests {
         switch.on_control(at(1), 0, 0, &[]);
         assert_eq!(switch.best(), None, "an empty slot");
         switch.on_control(at(1), 1, 1, &[]);
-        assert_eq!((switch.best(), switch.reason()), (Some(Best::Sleeve), Some("why".to_owned())));
+        assert_eq!(
+            (switch.best(), switch.reason()),
+            (Some(Best::Sleeve), Some("why".to_owned()))
+        );
+
+        let without = NewSwitch {
+            ours: &[SLEEVE],
+            ..new(Err("--no-fastdp".to_owned()), &theirs)
+        };
+        let mut switch = Switch::new(at(0), without).unwrap();
+        switch.on_control(at(1), 0, 1, &[]);
+        assert_eq!(
+            switch.best(),
+            Some(Best::Sleeve),
+            "what we do not offer does not count"
+        );
 
         let nothing = ["awsvpc".to_owned()];
         assert!(Switch::new(at(0), new(Ok(PEER), &nothing)).is_err());
@@ -484,7 +520,13 @@ mod tests {
     #[test]
     fn odd_control_messages_change_nothing() {
         let mut switch = both(true);
-        for (index, tag, data) in [(0, 9, &[][..]), (7, 1, &[]), (0, CONTROL_HEARING, &[]), (1, 3, &[1]), (0, 1, &[0; 64])] {
+        for (index, tag, data) in [
+            (0, 9, &[][..]),
+            (7, 1, &[]),
+            (0, CONTROL_HEARING, &[]),
+            (1, 3, &[1]),
+            (0, 1, &[0; 64]),
+        ] {
             switch.on_control(at(1), index, tag, data);
         }
         assert_eq!(switch.best(), None);
