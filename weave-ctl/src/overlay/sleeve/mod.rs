@@ -8,7 +8,14 @@
 //! Three parts: what is pure (`packet`, `seal`, `forwarder`, `icmp`, `fragment`, `macs`), what moves
 //! bytes (`engine` and its workers), and the types between them and the daemon's loop, here.
 
+mod checksum;
 pub mod cipher;
+mod coalesce;
+pub mod counters;
+pub mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod forward;
 pub mod forwarder;
 pub mod fragment;
 #[doc(hidden)]
@@ -16,10 +23,21 @@ pub mod fuzzing;
 #[cfg(test)]
 mod golden_tests;
 pub mod icmp;
+mod incoming;
 pub mod macs;
+#[cfg(test)]
+mod offload_tests;
+mod outbox;
+mod outgoing;
 pub mod packet;
 pub mod pmtu;
 pub mod seal;
+mod segment;
+mod shared;
+mod snapshot;
+mod socket;
+mod tap;
+mod vxlan;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
