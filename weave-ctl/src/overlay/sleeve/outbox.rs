@@ -236,7 +236,7 @@ fn failed(common: &Common, link: &Link, df: bool, error: &io::Error, count: u64)
     match error.raw_os_error() {
         Some(libc::EMSGSIZE) => {
             common.cells.drop_path_mtu.add(count);
-            if df && link.may_report(common.now()) {
+            if df && link.may_report(common.now(), true) {
                 report_path_mtu(common, link);
             }
         }
