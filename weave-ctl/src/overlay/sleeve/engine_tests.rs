@@ -720,6 +720,8 @@ async fn relayed_to_the_fast_path() {
 #[tokio::test]
 async fn nothing_remains() {
     let Some(host) = Host::new(1).await else { return };
+    let (_, addresses) = host.command("ip", "-6 -o address show dev sleeve").await;
+    assert_eq!(addresses, "", "the kernel says nothing by itself");
     let Host { ns, engine, .. } = host;
     let ifindex = engine.ifindex();
     let show = |ns: Netns| async move {
