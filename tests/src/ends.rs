@@ -151,3 +151,23 @@ pub fn connection_address(host: &Host, other: &Host) -> Result<String> {
     ensure!(line.contains(" established "), "{line}");
     line.split(' ').nth(1).map(str::to_owned).context("an odd line")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{answered, longest_silence};
+
+    #[test]
+    fn what_ping_prints() {
+        let printed = "PING 10.32.0.2 (10.32.0.2) 56(84) bytes of data.
+64 bytes from 10.32.0.2: icmp_seq=1 ttl=64 time=0.05 ms
+64 bytes from 10.32.0.2: icmp_seq=2 ttl=64 time=0.05 ms
+64 bytes from 10.32.0.2: icmp_seq=2 ttl=64 time=0.09 ms (DUP!)
+From 10.32.0.1 icmp_seq=3 Destination Host Unreachable
+64 bytes from 10.32.0.2: icmp_seq=7 ttl=64 time=0.05 ms
+64 bytes from 10.32.0.2: icmp_seq=6 ttl=64 time=40.2 ms
+";
+        assert_eq!(answered(printed), [1, 2, 7, 6]);
+        assert_eq!(longest_silence(printed), 3);
+        assert_eq!(longest_silence(""), 0);
+    }
+}

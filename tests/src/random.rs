@@ -29,3 +29,18 @@ impl Random {
         (0..length).map(|_| self.below(256) as u8).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Random;
+
+    #[test]
+    fn repeats_and_covers() {
+        let (mut one, mut two, mut other) = (Random::new(7), Random::new(7), Random::new(8));
+        assert_eq!(one.bytes(100), two.bytes(100));
+        assert_ne!(one.bytes(100), other.bytes(100));
+        let hits = (0..10_000).filter(|_| one.chance(10)).count();
+        assert!((800..1200).contains(&hits), "{hits} of 10,000 at 10 %");
+        assert!(!(0..1000).any(|_| one.chance(0)));
+    }
+}

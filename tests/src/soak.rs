@@ -300,3 +300,40 @@ pub fn sample(pid: i32) -> Result<Usage> {
         threads: field("Threads:")? as usize,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_told_from_noise() {
+        let soak = Soak::new(false, Duration::from_secs(600));
+        assert_eq!(soak.warm_up, Duration::from_secs(60));
+        let usage = |memory, descriptors, threads| Usage {
+            memory,
+            descriptors,
+            threads,
+        };
+        let early = usage(12.0, 40, 4);
+        assert!(soak.judge(&[(early, usage(15.9, 41, 4)), (early, early)]).is_ok());
+        for (late, what) in [
+            (usage(16.1, 40, 4), "memory grows"),
+            (usage(12.0, 49, 4), "descriptors leak"),
+            (usage(12.0, 40, 13), "threads leak"),
+        ] {
+            let error = soak.judge(&[(early, early), (early, late)]).unwrap_err();
+            assert!(error.to_string().starts_with(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_this_process_uses() {
+        let usage = sample(std::process::id().cast_signed()).unwrap();
+        assert!(
+            usage.memory > 0.5 && usage.descriptors > 2 && usage.threads > 0,
+            "{usage:?}"
+        );
+        assert!(sample(-1).is_err());
+    }
+}

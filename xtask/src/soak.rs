@@ -13,8 +13,8 @@ use crate::{ebpf, setup};
 /// Both at the same time, each on two hosts of its own.
 pub fn run(minutes: f64, built: bool) -> Result<()> {
     ensure!(
-        minutes > 0.0 && minutes <= 10_000.0,
-        "between a moment and a week, please"
+        (0.25..=10_000.0).contains(&minutes),
+        "between a quarter of a minute and a week"
     );
     if !built {
         setup::run(setup::Detail::Changes)?;

@@ -1,4 +1,4 @@
-//! One host of a lab, and the containers on it.
+//! One host of a lab.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Options, address, netns, sweep};
+use super::{Container, Options, address, netns, sweep};
 use crate::process::{self, Background, LIMIT, Output};
 
 /// A host: a network namespace with its own run, data and BPF folders.
@@ -287,15 +287,13 @@ impl Host {
     /// If the name is taken.
     pub fn container(&self, name: &str) -> Result<Container> {
         let container = self.container_named(name);
-        netns::create(&container.netns)?;
+        netns::create(container.netns())?;
         Ok(container)
     }
 
     /// A container that was made before.
     pub fn container_named(&self, name: &str) -> Container {
-        Container {
-            netns: format!("{}-{name}", self.netns),
-        }
+        Container::new(format!("{}-{name}", self.netns))
     }
 
     /// `weave-ctl attach ADDRESSES… netns:CONTAINER`; the addresses that it printed.
@@ -375,86 +373,4 @@ fn parse_addresses(line: &str) -> Result<Vec<Ipv4Addr>> {
             .with_context(|| format!("not a list of addresses: {line:?}"))
     };
     line.split_whitespace().map(parse).collect()
-}
-
-/// A container: a network namespace, as any runtime would make it.
-#[derive(Debug, Clone)]
-pub struct Container {
-    netns: String,
-}
-
-impl Container {
-    /// Name of the network namespace.
-    pub fn netns(&self) -> &str {
-        &self.netns
-    }
-
-    /// How `weave-ctl` is told about it.
-    pub fn id(&self) -> String {
-        format!("netns:{}", self.netns)
-    }
-
-    /// A command that will run in this container.
-    ///
-    /// # Errors
-    /// If the namespace is gone.
-    pub fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(program);
-        netns::enter(&mut command, &self.netns)?;
-        Ok(command)
-    }
-
-    /// Runs a program in this container to its end.
-    ///
-    /// # Errors
-    /// If it cannot be started or hangs; a failing program is no error here.
-    pub fn exec(&self, args: &[&str]) -> Result<Output> {
-        netns::run_in(&self.netns, args)
-    }
-
-    /// Starts a program in this container in the background.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn spawn(&self, args: &[&str]) -> Result<Background> {
-        let (program, args) = args.split_first().context("no command given")?;
-        Background::start(self.command(program)?.args(args))
-    }
-
-    /// Waits until one ping to `target` is answered.
-    ///
-    /// # Errors
-    /// If none is for a long time.
-    pub fn wait_ping(&self, target: Ipv4Addr) -> Result<()> {
-        process::wait_for(
-            &format!("an answer from {target}"),
-            Duration::from_secs(60),
-            || {
-                self.exec(&["ping", "-n", "-c", "1", "-W", "1", &target.to_string()])?
-                    .ok()
-                    .map(Some)
-            },
-        )
-        .map(drop)
-    }
-
-    /// Checks that `target` does not answer three pings.
-    ///
-    /// # Errors
-    /// If it does.
-    pub fn no_ping(&self, target: Ipv4Addr) -> Result<()> {
-        let output = self.exec(&[
-            "ping",
-            "-n",
-            "-c",
-            "3",
-            "-i",
-            "0.2",
-            "-W",
-            "1",
-            &target.to_string(),
-        ])?;
-        ensure!(!output.success(), "an answer that must not come: {output}");
-        Ok(())
-    }
 }

@@ -5,6 +5,7 @@
 //!   h1 ──── s1 ──── h2 ──── s2 ──── h3  a line: neighbours only, nobody forwards
 //! ```
 
+mod container;
 pub mod firewall;
 mod host;
 pub mod netns;
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use container::Container;
 pub use firewall::Block;
-pub use host::{Container, Host};
+pub use host::Host;
 pub use options::Options;
 
 use crate::case::Unsupported;

@@ -212,20 +212,12 @@ impl Engine {
     /// one (wire.md 6.5).
     pub fn add(&self, link: NewLink, state: LinkState) {
         self.published
-            .change(|snapshot| snapshot.put(Link::new(link, state)));
+            .change(|snapshot| snapshot.add(Link::new(link, state)));
     }
 
     /// Something about a connection has changed. Nothing happens if it is not known.
     pub fn update(&self, conn: ConnId, state: LinkState) {
-        self.published.change(|snapshot| {
-            if let Some(link) = snapshot.links.get(&conn) {
-                let link = Link {
-                    state,
-                    ..Link::clone(link)
-                };
-                snapshot.put(link);
-            }
-        });
+        self.published.change(|snapshot| snapshot.update(conn, state));
     }
 
     /// Forgets a connection.
@@ -239,7 +231,7 @@ impl Engine {
             .change(|snapshot| snapshot.tables = Arc::new(tables));
     }
 
-    /// Sends a special frame at once. When the kernel finds it too long for the path, that is an event
+    /// Sends a special frame at once. To be called in the engine's network namespace. When the kernel finds it too long for the path, that is an event
     /// and no error.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -45,6 +46,10 @@ struct Host {
 impl Host {
     /// Number `number` of the overlay, 10.9.0.`number`.
     async fn new(number: u64) -> Option<Self> {
+        Self::with(number, FrameSource::Bridge).await
+    }
+
+    async fn with(number: u64, source: FrameSource) -> Option<Self> {
         let ns = new_netns()?;
         let name = PeerName::from_u64(0x0200_0000_0000 + number).unwrap();
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -54,7 +59,7 @@ impl Host {
             port: PORT,
             host: None,
             tap: "sleeve".to_owned(),
-            source: FrameSource::Bridge,
+            source,
             workers: 2,
         };
         let start = move || {
@@ -222,7 +227,6 @@ impl Host {
 
 /// Moves an interface from one namespace to another.
 async fn far_end(from: &Netns, to: &Netns, dev: &str) {
-    use std::os::fd::{AsFd, AsRawFd};
     // `ip` opens it by the number in our own process, which is its parent.
     let path = format!("/proc/{}/fd/{}", std::process::id(), to.as_fd().as_raw_fd());
     let args = ["link", "set", dev, "netns", &path].map(str::to_owned);
@@ -472,9 +476,252 @@ async fn plain_data_from_elsewhere_is_refused() {
     b.wait_event((1, Arrived::Heartbeat { conn_uid: 5, from })).await;
 }
 
+/// An IPv4 UDP datagram to port 4000 as an Ethernet frame.
+fn datagram(src_mac: u8, dst_mac: u8, text: &str) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, dst_mac, 2, 0, 0, 0, 0, src_mac, 8, 0];
+    let mut ip = vec![0x45, 0, 0, 28 + text.len() as u8, 0, 0, 0, 0, 64, 17, 0, 0];
+    ip.extend([10, 9, 0, src_mac, 10, 9, 0, dst_mac]);
+    let checksum = super::fragment::checksum(&[&ip]);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frame.extend(ip);
+    frame.extend([0, 9, 0x0f, 0xa0, 0, 8 + text.len() as u8, 0, 0]);
+    frame.extend(text.as_bytes());
+    frame
+}
+
+/// A packet socket that sees one interface. `all`: also what comes in, with its tags.
+fn packet_socket(dev: &str, all: bool) -> OwnedFd {
+    let protocol = if all { libc::ETH_P_ALL as u16 } else { 0 };
+    let index = nix::net::if_::if_nametoindex(dev).unwrap();
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let on = 1;
+    // SAFETY: plain system calls with buffers of the lengths given; the descriptor is ours.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        assert!(fd >= 0);
+        let fd = OwnedFd::from_raw_fd(fd);
+        let (raw, on, address) = (
+            fd.as_raw_fd(),
+            (&raw const on).cast(),
+            (&raw const address).cast(),
+        );
+        assert_eq!(
+            libc::setsockopt(raw, libc::SOL_PACKET, libc::PACKET_AUXDATA, on, 4),
+            0
+        );
+        assert_eq!(libc::bind(raw, address, size_of::<libc::sockaddr_ll>() as u32), 0);
+        fd
+    }
+}
+
+/// Waits for a frame that ends with this text; returns its tag, if it has one.
+fn tag_of(socket: &OwnedFd, text: &str) -> Option<u16> {
+    let start = Instant::now();
+    let mut tag = None;
+    while start.elapsed() < 20 * SECOND {
+        let mut buffer = [0; 2000];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut control = [0u64; 16];
+        // SAFETY: a struct of integers and pointers, for which zero is a value.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = parts.as_mut_ptr().cast();
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control) as _;
+        // SAFETY: all buffers live until the call is over; the kernel has filled in the control
+        // message that is then read.
+        let len = unsafe {
+            let len = libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT);
+            let message = libc::CMSG_FIRSTHDR(&raw const header);
+            if len > 0 && !message.is_null() {
+                let data: *const libc::tpacket_auxdata = libc::CMSG_DATA(message).cast();
+                let data = data.read_unaligned();
+                tag = (data.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(data.tp_vlan_tci);
+            }
+            len
+        };
+        match usize::try_from(len) {
+            Ok(len) if buffer[..len].ends_with(text.as_bytes()) => return tag,
+            Ok(_) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    panic!("no frame with {text:?}");
+}
+
+/// Puts bytes on an interface, as if the kernel sent them.
+fn send_raw(dev: &str, bytes: &[u8]) {
+    let socket = packet_socket(dev, false);
+    // SAFETY: the buffer is valid for the length given.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(sent, bytes.len() as isize, "{}", std::io::Error::last_os_error());
+}
+
+impl Host {
+    async fn send_raw(&self, dev: &'static str, bytes: Vec<u8>) {
+        self.ns.run(move || send_raw(dev, &bytes)).await.unwrap();
+    }
+
+    /// Listens for [`datagram`]s.
+    async fn listen(&self, address: &'static str) -> UdpSocket {
+        let socket = self
+            .ns
+            .run(move || UdpSocket::bind((address, 4000)).unwrap())
+            .await
+            .unwrap();
+        socket.set_read_timeout(Some(20 * SECOND)).unwrap();
+        socket
+    }
+}
+
+fn heard(socket: &UdpSocket) -> String {
+    let mut buffer = [0; 100];
+    let (len, _) = socket.recv_from(&mut buffer).unwrap();
+    String::from_utf8(buffer[..len].to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn bpf_says_where_frames_go_and_is_told_whence_they_come() {
+    let (Some(a), Some(b)) = (
+        Host::with(1, FrameSource::Bpf).await,
+        Host::with(2, FrameSource::Bpf).await,
+    ) else {
+        return;
+    };
+    a.connect(&b, 1, false).await;
+    let ids = [(a.name, 0x123), (b.name, 0xabc)];
+    let mut tables_a = tables(&[&a, &b], &[(&b, 1)], &[(&a, &[(&b, 1)])]);
+    tables_a.ids = HashMap::from(ids);
+    tables_a.by_id = ids.map(|(name, id)| (id, name)).into();
+    b.engine.set_tables(tables_a.clone());
+    a.engine.set_tables(tables_a);
+    let seen = b.ns.run(|| packet_socket("sleeve", true)).await.unwrap();
+
+    let prefixed = |dst: u16, text: &str| {
+        let head = [0, dst, 0x123].map(u16::to_ne_bytes).concat();
+        [b"wv", &head[..], &datagram(1, 2, text)].concat()
+    };
+    a.send_raw("sleeve", prefixed(0xabc, "to one")).await;
+    assert_eq!(tag_of(&seen, "to one"), Some(0x123));
+    a.send_raw("sleeve", prefixed(0x123, "to all")).await;
+    assert_eq!(tag_of(&seen, "to all"), Some(0x123));
+    let before = a.engine.counters().drop_unknown_peer;
+    a.send_raw("sleeve", prefixed(0x777, "to nobody")).await;
+    a.wait_for("drop", |a| a.engine.counters().drop_unknown_peer == before + 1)
+        .await;
+    // Without a prefix it is flooded, as the address is not known.
+    a.send_raw("sleeve", datagram(1, 2, "unmarked")).await;
+    assert_eq!(tag_of(&seen, "unmarked"), Some(0x123));
+}
+
+/// Two segments of a TCP flow, written as one frame.
+struct Direct(super::tap::Tap);
+
+impl super::coalesce::Sink for Direct {
+    fn write(&mut self, parts: &[IoSlice<'_>], segments: usize) {
+        assert_eq!(segments, 2);
+        self.0.write(parts).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_kernel_takes_tagged_super_packets() {
+    let Some(ns) = new_netns() else { return };
+    let received = ns.run(|| {
+        let mut sink = Direct(super::tap::Tap::open("sleeve", 1).unwrap().remove(0));
+        let seen = packet_socket("sleeve", true);
+        let mut area = Vec::new();
+        let mut coalescer = super::coalesce::Coalescer::default();
+        for (seq, text) in [(1u32, "first"), (6, "again")] {
+            let mut frame = datagram(1, 2, "");
+            frame.truncate(34);
+            frame[17] = 45;
+            (frame[20], frame[23]) = (0x40, 6);
+            frame[24..26].fill(0);
+            let checksum = super::fragment::checksum(&[&frame[14..]]);
+            frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+            let mut tcp = [0, 9, 0x0f, 0xa0].to_vec();
+            tcp.extend(seq.to_be_bytes());
+            tcp.extend([0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+            tcp.extend(text.as_bytes());
+            let pseudo = [&frame[26..34], &[0, 6, 0, 25]].concat();
+            let checksum = super::fragment::checksum(&[&pseudo, &tcp]);
+            tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+            frame.extend(tcp);
+            area.extend(frame);
+            let range = area.len() - 59..area.len();
+            coalescer.push(&area, range, Some(0x123), &mut sink);
+        }
+        coalescer.flush(&area, &mut sink);
+        tag_of(&seen, "firstagain")
+    });
+    assert_eq!(received.await.unwrap(), Some(0x123));
+}
+
+#[tokio::test]
+async fn a_peer_without_short_id_is_learnt() {
+    let (Some(a), Some(b)) = (Host::new(1).await, Host::with(2, FrameSource::Bpf).await) else {
+        return;
+    };
+    a.connect(&b, 1, false).await;
+    a.engine
+        .set_tables(tables(&[&a, &b], &[(&b, 1)], &[(&a, &[(&b, 1)])]));
+    b.engine.set_tables(tables(&[&a, &b], &[(&a, 1)], &[]));
+    let seen = b.ns.run(|| packet_socket("sleeve", true)).await.unwrap();
+    a.send_raw("sleeve", datagram(1, 2, "no tag")).await;
+    assert_eq!(tag_of(&seen, "no tag"), None);
+    // BPF cannot have learnt it: what has no prefix goes by our own cache.
+    let before = a.engine.counters().received_frames;
+    b.send_raw("sleeve", datagram(2, 1, "back")).await;
+    a.wait_for("answer", |a| a.engine.counters().received_frames == before + 1)
+        .await;
+    b.engine.forget_peer(a.name);
+    assert!(b.engine.macs().iter().all(|known| known.peer == b.name));
+}
+
+#[tokio::test]
+async fn relayed_to_the_fast_path() {
+    let (Some(a), Some(relay), Some(b)) = (Host::new(1).await, Host::new(3).await, Host::new(2).await) else {
+        return;
+    };
+    a.connect(&relay, 1, true).await;
+    relay.connect(&b, 2, false).await;
+    let all = [&a, &b, &relay];
+    a.engine
+        .set_tables(tables(&all, &[(&b, 1)], &[(&a, &[(&relay, 1)])]));
+    let mut relay_tables = tables(&all, &[(&a, 1)], &[]);
+    relay_tables.ids = HashMap::from([(a.name, 0x123), (b.name, 0xabc)]);
+    let remote = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 6784);
+    let local = Ipv4Addr::new(192, 0, 2, 1);
+    let fast = Hop::Vxlan { remote, local };
+    relay_tables.unicast.insert(b.name, fast);
+    relay_tables.floods.insert(a.name, vec![(b.name, fast)]);
+    relay.engine.set_tables(relay_tables);
+    // The kernel's own VXLAN, on the VNI of the specification's example.
+    b.ip("link add fast type vxlan id 11256099 dstport 6784 local 192.0.2.2 nolearning")
+        .await;
+    b.ip("link set fast address 02:00:00:00:00:02 up").await;
+    b.ip("address del 10.9.0.2/24 dev sleeve").await;
+    b.ip("address add 10.9.0.2/24 dev fast").await;
+    let socket = b.listen("10.9.0.2").await;
+    a.send_raw("sleeve", datagram(1, 2, "relayed")).await;
+    assert_eq!(heard(&socket), "relayed");
+    assert_eq!(relay.engine.counters().relayed_vxlan, 1);
+}
+
 #[tokio::test]
 async fn nothing_remains() {
     let Some(host) = Host::new(1).await else { return };
+    let (_, addresses) = host.command("ip", "-6 -o address show dev sleeve").await;
+    assert_eq!(addresses, "", "the kernel says nothing by itself");
     let Host { ns, engine, .. } = host;
     let ifindex = engine.ifindex();
     let show = |ns: Netns| async move {

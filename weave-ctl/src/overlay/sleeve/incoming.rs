@@ -239,7 +239,7 @@ impl Incoming {
             Special::MtuTest { mtu } => Arrived::MtuTest { mtu },
             Special::MtuProvocation => return,
         };
-        if !link.may_report(common.now()) {
+        if !link.may_report(common.now(), trusted) {
             return common.cells.drop_special_rate.count();
         }
         common.cells.special.count();

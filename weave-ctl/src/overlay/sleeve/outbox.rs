@@ -221,11 +221,15 @@ fn transmit(common: &Common, link: &Link, df: bool, packets: &[u8], segment: usi
             _ => return failed(common, link, df, &error, count),
         }
     }
-    for packet in packets.chunks(segment.max(1)) {
+    for (done, packet) in packets.chunks(segment.max(1)).enumerate() {
         match socket.send(&[message(packet, None)]) {
             Ok(_) => {
                 common.cells.sent_batches.count();
                 common.cells.sent_packets.count();
+            }
+            // The others are as long.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                return failed(common, link, df, &error, count - done as u64);
             }
             Err(error) => failed(common, link, df, &error, 1),
         }
@@ -236,7 +240,7 @@ fn failed(common: &Common, link: &Link, df: bool, error: &io::Error, count: u64)
     match error.raw_os_error() {
         Some(libc::EMSGSIZE) => {
             common.cells.drop_path_mtu.add(count);
-            if df && link.may_report(common.now()) {
+            if df && link.may_report(common.now(), true) {
                 report_path_mtu(common, link);
             }
         }

@@ -34,12 +34,13 @@ pub struct Shared {
     pub opener: Option<Opener>,
     /// Counts.
     pub traffic: TrafficCells,
-    /// Reports to the loop in the current period, with the period in the upper half.
-    reports: AtomicU64,
+    /// Reports to the loop in the current period, with the period in the upper half: because of what
+    /// anybody may have sent, and of what the neighbour has sent.
+    reports: [AtomicU64; 2],
 }
 
-/// Most reports to the loop about one link in [`REPORT_PERIOD_MS`]: in clear, a stranger may choose
-/// how many special frames come.
+/// Most reports of each kind to the loop about one link in [`REPORT_PERIOD_MS`]: in clear, a stranger
+/// may choose how many special frames come.
 const REPORTS: u64 = 32;
 /// Milliseconds.
 const REPORT_PERIOD_MS: u64 = 100;
@@ -58,7 +59,7 @@ impl Link {
                 sealer: session.map(Sealer::new),
                 opener: session.map(Opener::new),
                 traffic: TrafficCells::default(),
-                reports: AtomicU64::new(0),
+                reports: Default::default(),
             }),
         }
     }
@@ -75,19 +76,20 @@ impl Link {
         self.shared.sealer.is_some()
     }
 
-    /// The loop may be told one more thing about it. Threads that race may exceed the limit by a few.
+    /// The loop may be told one more thing about it. Strangers (not `trusted`) do not use up what the
+    /// neighbour may say. Threads that race may exceed the limit by a few.
     #[must_use]
-    pub fn may_report(&self, now: Now) -> bool {
+    pub fn may_report(&self, now: Now, trusted: bool) -> bool {
+        let [strangers, neighbour] = &self.shared.reports;
+        let reports = if trusted { neighbour } else { strangers };
         let period = now.as_millis() as u64 / REPORT_PERIOD_MS + 1;
-        let before = self.shared.reports.load(Ordering::Relaxed);
+        let before = reports.load(Ordering::Relaxed);
         let count = if before >> 32 == period & 0xffff_ffff {
             before & 0xffff_ffff
         } else {
             0
         };
-        self.shared
-            .reports
-            .store(period << 32 | (count + 1).min(REPORTS + 1), Ordering::Relaxed);
+        reports.store(period << 32 | (count + 1).min(REPORTS + 1), Ordering::Relaxed);
         count < REPORTS
     }
 }
@@ -104,14 +106,24 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Adds a link, or changes one.
-    pub fn put(&mut self, link: Link) {
+    /// Adds a link, on which its neighbour is received from now on.
+    pub fn add(&mut self, link: Link) {
         let link = Arc::new(link);
-        self.links.insert(link.conn, Arc::clone(&link));
-        let known = self.by_peer.get(&link.remote);
-        // A late change of an old connection does not bring it back.
-        if known.is_none_or(|known| known.conn <= link.conn) {
-            self.by_peer.insert(link.remote, link);
+        self.by_peer.insert(link.remote, Arc::clone(&link));
+        self.links.insert(link.conn, link);
+    }
+
+    /// Changes a link that is there.
+    pub fn update(&mut self, conn: ConnId, state: LinkState) {
+        let Some(link) = self.links.get_mut(&conn) else {
+            return;
+        };
+        *link = Arc::new(Link {
+            state,
+            ..Link::clone(link)
+        });
+        if let Some(current) = self.by_peer.get_mut(&link.remote).filter(|l| l.conn == conn) {
+            *current = Arc::clone(link);
         }
     }
 
