@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -169,7 +169,10 @@ impl Host {
 
     /// Sends `bytes` by TCP and checks that they arrive.
     async fn assert_transfer(&self, to: &Self, bytes: usize) {
-        let target = to.address();
+        self.assert_transfer_to(to, IpAddr::V4(to.address()), bytes).await;
+    }
+
+    async fn assert_transfer_to(&self, to: &Self, target: IpAddr, bytes: usize) {
         let (ready, listening) = tokio::sync::oneshot::channel();
         let far = to.ns.clone();
         let received = tokio::spawn(async move {
@@ -278,6 +281,12 @@ async fn frames_move(sealed: bool) {
     a.assert_ping(&b, 9000).await;
     a.assert_transfer(&b, 8 << 20).await;
     b.assert_transfer(&a, 8 << 20).await;
+    for (host, number) in [(&a, 1), (&b, 2)] {
+        let address = format!("address add fd09::{number}/64 dev sleeve nodad");
+        host.ip(&address).await;
+    }
+    let target = IpAddr::V6(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2));
+    a.assert_transfer_to(&b, target, 4 << 20).await;
 
     let (sent, received) = (a.engine.counters(), b.engine.counters());
     assert!(received.coalesced > 1000, "{received:?}");
