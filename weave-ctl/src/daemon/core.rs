@@ -581,7 +581,7 @@ impl Daemon {
             ends: started.ends,
             our_port: self.options.port,
             sealed: self.options.password.is_some().then_some(session.is_some()),
-            no_fastdp: self.overlays.fastdp.as_ref().err().map(String::as_str),
+            no_fastdp: self.overlays.no_fastdp(&self.options),
             no_sleeve: self.overlays.sleeve.as_ref().err().map(String::as_str),
         };
         let neighbour = match self.neighbours.add(self.now(), new) {
@@ -667,6 +667,7 @@ impl Daemon {
             .collect();
         let with_hop = |via: &PeerName| Some((*via, *hops.get(via)?));
         Tables {
+            mtu: u16::try_from(self.mtu.bytes).unwrap_or(u16::MAX),
             by_id: ids.iter().map(|(name, id)| (*id, *name)).collect(),
             ids,
             known: self.mesh.peers().map(|peer| peer.name).collect(),

@@ -56,7 +56,7 @@ impl Overlays {
         }
         let sleeve = userspace(options, nl, &bridge, &mut fastdp, events, name)
             .await
-            .map_err(|e| format!("{e:#}"));
+            .map_err(|e| one_line(&e));
         match (&fastdp, &sleeve) {
             (Err(fastdp), Err(sleeve)) => bail!(
                 "this host can carry no frames. Fast path: {fastdp}. Sleeve: {sleeve}. Launch as root, or in a \
@@ -68,6 +68,16 @@ impl Overlays {
             _ => {}
         }
         Ok(Self { fastdp, sleeve })
+    }
+
+    /// Why no connection has a fast path, if so: in short, as the whole story is in `status` and the log.
+    #[must_use]
+    pub fn no_fastdp(&self, options: &LaunchOptions) -> Option<&'static str> {
+        match (&self.fastdp, options.no_fastdp) {
+            (Ok(_), _) => None,
+            (Err(_), true) => Some("--no-fastdp"),
+            (Err(_), false) => Some("this host has no fast path: see weave status"),
+        }
     }
 
     /// The names to offer, best first (wire.md 7.1).
@@ -86,6 +96,17 @@ impl Overlays {
             Err(_) => "bridge",
         }
     }
+}
+
+/// An error with its causes; the verifier's log, which has many lines, goes to the debug log.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    if lines.next().is_some() {
+        tracing::debug!("{text}");
+    }
+    first
 }
 
 async fn fast_path(

@@ -34,20 +34,20 @@ pub enum LoadError {
         error: io::Error,
     },
     /// The kernel or aya refuses the object.
-    #[error("cannot load the BPF object {path}: {error}")]
+    #[error("cannot load the BPF object {path}")]
     Load {
         /// The object file.
         path: PathBuf,
         /// Why.
-        error: Box<EbpfError>,
+        source: Box<EbpfError>,
     },
     /// The verifier refuses a program, or we lack the right to load it.
-    #[error("cannot load the BPF program {name}: {error}")]
+    #[error("cannot load the BPF program {name}")]
     Program {
         /// Its name.
         name: &'static str,
         /// Why, with the verifier's log.
-        error: Box<ProgramError>,
+        source: Box<ProgramError>,
     },
     /// The object has no such program or map: it is another version.
     #[error(
@@ -155,17 +155,17 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
     }
     let mut ebpf = loader.load_file(&path).map_err(|error| LoadError::Load {
         path,
-        error: Box::new(error),
+        source: Box::new(error),
     })?;
     for name in TC_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
         let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program {
             name,
-            error: Box::new(error),
+            source: Box::new(error),
         })?;
         program.load().map_err(|error| LoadError::Program {
             name,
-            error: Box::new(error),
+            source: Box::new(error),
         })?;
     }
     let program = ebpf
@@ -173,11 +173,11 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
         .ok_or(LoadError::Missing(XDP_PROGRAM))?;
     let program: &mut Xdp = program.try_into().map_err(|error| LoadError::Program {
         name: XDP_PROGRAM,
-        error: Box::new(error),
+        source: Box::new(error),
     })?;
     program.load().map_err(|error| LoadError::Program {
         name: XDP_PROGRAM,
-        error: Box::new(error),
+        source: Box::new(error),
     })?;
     remove_other_versions(bpf_dir);
     Ok(Loaded { ebpf, adopted })

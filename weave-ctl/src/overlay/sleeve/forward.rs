@@ -39,7 +39,7 @@ fn way(kind: Kind, len: usize, limits: Limits, flooded: bool) -> Way {
         Kind::Ipv4 { df: false } if fits => Way::Df,
         Kind::Ipv4 { df: false } => Way::Cut,
         // The original sends it anyway, to be lost (wire.md W17).
-        Kind::Ipv6 if !room(limits.mtu.max(IPV6_MIN_MTU)) && !limits.fragmentation && !flooded => Way::TooBig,
+        Kind::Ipv6 if !room(limits.mtu.max(IPV6_MIN_MTU)) && !flooded => Way::TooBig,
         Kind::Ipv6 | Kind::Other => Way::Fragmenting,
     }
 }
@@ -175,6 +175,30 @@ impl Forward {
             0 => self.common.cells.drop_too_big.count(),
             _ => self.common.cells.fragmented.count(),
         }
+    }
+
+    /// Sees to a frame for this host that is longer than its containers take: the bridge would drop it
+    /// without a word. True if that is so, and nothing more is to be done with it here.
+    pub fn shorten(&mut self, snapshot: &Snapshot, ends: Ends, frame: &[u8], tag: Option<u16>) -> bool {
+        let mtu = snapshot.tables.mtu;
+        if mtu == 0 || frame.len() <= usize::from(mtu) + ETHERNET {
+            return false;
+        }
+        match fragment::kind(frame) {
+            Kind::Ipv4 { df: false } => {
+                let mut piece = std::mem::take(&mut self.piece);
+                let pieces = fragment::ipv4(frame, mtu, &mut piece, |piece| self.inject(piece, tag));
+                self.piece = piece;
+                match pieces {
+                    0 => self.common.cells.drop_too_big.count(),
+                    _ => self.common.cells.fragmented.count(),
+                }
+            }
+            Kind::Ipv6 if mtu < IPV6_MIN_MTU => return false,
+            Kind::Ipv4 { df: true } | Kind::Ipv6 => self.too_big(snapshot, ends, frame, mtu),
+            Kind::Other => return false,
+        }
+        true
     }
 
     /// The answer is a frame from the destination peer to the source peer.

@@ -294,13 +294,16 @@ impl Incoming {
             }
             self.batch.learnt = Some((src_mac, src));
         }
-        let start = frame.as_ptr().addr().wrapping_sub(area.as_ptr().addr());
-        let mut sink = TapSink {
-            tap: &self.tap,
-            cells: &common.cells,
-        };
-        self.coalescer
-            .push(area, start..start.wrapping_add(frame.len()), tag, &mut sink);
+        let own = Ends { src, dst: common.own };
+        if !self.forward.shorten(snapshot, own, frame, tag) {
+            let start = frame.as_ptr().addr().wrapping_sub(area.as_ptr().addr());
+            let mut sink = TapSink {
+                tap: &self.tap,
+                cells: &common.cells,
+            };
+            self.coalescer
+                .push(area, start..start.wrapping_add(frame.len()), tag, &mut sink);
+        }
         if !bridge || self.batch.local == Some(dst_mac) {
             return;
         }

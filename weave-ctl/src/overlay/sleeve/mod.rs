@@ -156,6 +156,9 @@ pub enum Hop {
 /// Everything the workers look up, replaced as a whole when it changes.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
+    /// Longest IP packet that this host's containers take, bytes. Neighbours may send longer ones, as
+    /// sleeve carries more than the fast path; 0: anything goes.
+    pub mtu: u16,
     /// Peers that own a short ID, our own among them.
     pub by_id: BTreeMap<u16, PeerName>,
     /// The same the other way round.
