@@ -207,18 +207,22 @@ fn remove_other_versions(bpf_dir: &Path) {
 }
 
 fn prepare_dir(bpf_dir: &Path, dir: &Path) -> Result<(), LoadError> {
+    // Where no BPF file system is mounted, sysfs takes no directories: the first one that exists tells.
+    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(dir);
+    match nix::sys::statfs::statfs(existing) {
+        Ok(fs) if fs.filesystem_type() == nix::sys::statfs::FsType(libc::BPF_FS_MAGIC as _) => {}
+        Ok(_) => return Err(LoadError::NoBpffs(bpf_dir.to_owned())),
+        Err(error) => {
+            return Err(LoadError::Pins {
+                path: existing.to_owned(),
+                error: error.into(),
+            });
+        }
+    }
     fs::create_dir_all(dir).map_err(|error| LoadError::Pins {
         path: dir.to_owned(),
         error,
-    })?;
-    match nix::sys::statfs::statfs(dir) {
-        Ok(fs) if fs.filesystem_type() == nix::sys::statfs::FsType(libc::BPF_FS_MAGIC as _) => Ok(()),
-        Ok(_) => Err(LoadError::NoBpffs(bpf_dir.to_owned())),
-        Err(error) => Err(LoadError::Pins {
-            path: dir.to_owned(),
-            error: error.into(),
-        }),
-    }
+    })
 }
 
 /// Unpins all maps if one of them has another shape. Returns whether there are pins to adopt.
