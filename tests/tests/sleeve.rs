@@ -202,7 +202,7 @@ fn one_host_without_the_fast_path_among_others() {
 #[test]
 fn without_bpf_rights_there_is_sleeve() {
     let plan = Plan::mesh(2).host_options(1, Options::new().without_bpf());
-    plan.test("no-bpf", |lab: &Lab| {
+    plan.test("no-rights", |lab: &Lab| {
         lab.launch_all(&[])?;
         let ends = attach_all(lab)?;
         everybody_reaches_everybody(&ends)?;

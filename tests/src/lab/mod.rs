@@ -91,6 +91,8 @@ impl Plan {
     /// # Errors
     /// [`Unsupported`] if not root; else what could not be made.
     pub fn build(self, name: &str) -> Result<Lab> {
+        // No lab's prefix may be the beginning of another's, or removing one would take the other along.
+        let name = name.replace('-', "_");
         let prefix = format!("{}{name}-", sweep::process_prefix(std::process::id()));
         Lab::build(self, prefix, false)
     }

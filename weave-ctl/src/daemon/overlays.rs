@@ -52,7 +52,12 @@ impl Overlays {
                 .map_err(|e| one_line(&e)),
         };
         if let Err(why) = &fastdp {
-            tracing::warn!("No fast path on this host ({why}): frames go by sleeve, through userspace");
+            match options.no_fastdp {
+                true => tracing::info!("The fast path is switched off (--no-fastdp): frames go by sleeve"),
+                false => tracing::warn!(
+                    "No fast path on this host ({why}): frames go by sleeve, through userspace"
+                ),
+            }
             clear_fast_path(options, nl, &bridge).await;
         }
         let sleeve = userspace(options, nl, &bridge, &mut fastdp, events, name)
@@ -101,7 +106,15 @@ impl Overlays {
 
 /// An error with its causes; the verifier's log, which has many lines, goes to the debug log.
 fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    // Some repeat their cause in their own text.
+    let repeated = |at: usize| {
+        causes
+            .get(at..at + 2)
+            .is_some_and(|pair| pair[0].ends_with(&pair[1]))
+    };
+    let told = causes.iter().enumerate().filter(|(at, _)| !repeated(*at));
+    let text = told.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(": ");
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default().to_owned();
     if lines.next().is_some() {

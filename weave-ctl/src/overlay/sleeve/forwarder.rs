@@ -244,6 +244,11 @@ impl Forwarder {
     fn noticing(&mut self, event: impl FnOnce(&mut Self, &mut Vec<Action>)) -> Vec<Action> {
         let (usable, limits, mut actions) = (self.usable(), self.limits(), Vec::new());
         event(self, &mut actions);
+        if self.search.mtu() < limits.mtu && limits.mtu != u16::MAX {
+            // A path that carries less than it did: do the kernel's fragments still pass?
+            self.fragmentation = false;
+            actions.push(Action::Send(Special::FragmentationTest));
+        }
         if self.remote.is_none() {
             actions.retain(|action| !matches!(action, Action::Send(_)));
         }
@@ -345,7 +350,8 @@ mod tests {
             }
         );
         assert_eq!(forwarder.tick(at(0.5)), [BEAT]);
-        assert_eq!(forwarder.next_deadline(), at(10.5), "slow now");
+        let verify = at(0.31) + Duration::from_secs(10);
+        assert_eq!(forwarder.next_deadline(), verify, "slow now");
         assert_eq!(forwarder.trouble(), None);
     }
 

@@ -19,7 +19,7 @@ const TESTS: u32 = 8;
 /// After the first test; twice as long after each further one.
 const WAIT: Duration = Duration::from_millis(10);
 /// Between tests of the MTU in use.
-const VERIFY: Duration = Duration::from_secs(60);
+const VERIFY: Duration = Duration::from_secs(10);
 
 /// Why a size is being tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
