@@ -41,7 +41,12 @@ pub enum LoadError {
         /// Why.
         source: Box<EbpfError>,
     },
-    /// The verifier refuses a program, or we lack the right to load it.
+    /// We lack the right.
+    #[error(
+        "BPF is not permitted here: it takes CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN (a container: --privileged), and before Linux 5.11 CAP_SYS_RESOURCE or `ulimit -l unlimited`"
+    )]
+    NotPermitted(#[source] Box<EbpfError>),
+    /// The verifier refuses a program.
     #[error("cannot load the BPF program {name}")]
     Program {
         /// Its name.
@@ -153,20 +158,22 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
     for shape in &SHAPES {
         loader.map_pin_path(shape.name, maps.join(shape.name));
     }
-    let mut ebpf = loader.load_file(&path).map_err(|error| LoadError::Load {
-        path,
-        source: Box::new(error),
-    })?;
+    let mut ebpf = loader
+        .load_file(&path)
+        .map_err(|error| match not_permitted(&error) {
+            true => LoadError::NotPermitted(Box::new(error)),
+            false => LoadError::Load {
+                path,
+                source: Box::new(error),
+            },
+        })?;
     for name in TC_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
         let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program {
             name,
             source: Box::new(error),
         })?;
-        program.load().map_err(|error| LoadError::Program {
-            name,
-            source: Box::new(error),
-        })?;
+        program.load().map_err(|error| refused(name, error))?;
     }
     let program = ebpf
         .program_mut(XDP_PROGRAM)
@@ -175,12 +182,28 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
         name: XDP_PROGRAM,
         source: Box::new(error),
     })?;
-    program.load().map_err(|error| LoadError::Program {
-        name: XDP_PROGRAM,
-        source: Box::new(error),
-    })?;
+    program.load().map_err(|error| refused(XDP_PROGRAM, error))?;
     remove_other_versions(bpf_dir);
     Ok(Loaded { ebpf, adopted })
+}
+
+fn refused(name: &'static str, error: ProgramError) -> LoadError {
+    if not_permitted(&error) {
+        return LoadError::NotPermitted(Box::new(error.into()));
+    }
+    LoadError::Program {
+        name,
+        source: Box::new(error),
+    }
+}
+
+/// The kernel answers EPERM where a right is missing; the verifier's refusal is EACCES.
+fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.raw_os_error() == Some(libc::EPERM))
+    })
 }
 
 /// Unpins what other versions left: their maps, and the links of programs that read them, which would
