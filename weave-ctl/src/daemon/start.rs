@@ -258,8 +258,11 @@ async fn take_away(options: &LaunchOptions, nl: &Netlink) {
         tracing::warn!("{error}");
     }
     let pins = &options.paths.bpf_dir;
-    if let Err(error) = std::fs::remove_dir_all(pins) {
-        tracing::warn!("cannot remove {}: {error}", pins.display());
+    match std::fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("cannot remove {}: {error}", pins.display());
+        }
+        _ => {}
     }
 }
 
