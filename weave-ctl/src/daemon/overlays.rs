@@ -11,6 +11,7 @@ use crate::mesh::name::{PeerName, ShortId};
 use crate::net::Netlink;
 use crate::net::bridge::{self, BridgeConfig, PortFlags};
 use crate::net::link::Link;
+use crate::overlay::fastdp::attach;
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::sleeve::engine::{self, Engine};
 use crate::overlay::sleeve::{FrameSource, SLEEVE};
@@ -147,7 +148,13 @@ async fn clear_fast_path(options: &LaunchOptions, nl: &Netlink, bridge: &Link) {
         }
         _ => {}
     }
-    if let Err(error) = bridge::delete_vxlans(nl, bridge).await {
+    let network = async {
+        for link in nl.links().await? {
+            attach::remove_filter(&link.name);
+        }
+        bridge::delete_vxlans(nl, bridge).await
+    };
+    if let Err(error) = network.await {
         tracing::warn!("{error}");
     }
 }
@@ -184,6 +191,10 @@ async fn userspace(
         },
         Arc::new(move |conn, arrived| events.offer(Event::Sleeve { conn, arrived })),
     )?;
+    // Before frames can reach it, so that none comes without its prefix.
+    if let Ok(datapath) = fastdp {
+        datapath.set_sleeve(TAP, engine.ifindex())?;
+    }
     let tap = nl.link(TAP).await?;
     let flags = PortFlags {
         isolated: true,
@@ -191,8 +202,5 @@ async fn userspace(
         flood: source == FrameSource::Bridge,
     };
     bridge::add_overlay_port(nl, &tap, bridge, flags).await?;
-    if let Ok(datapath) = fastdp {
-        datapath.set_sleeve(TAP, engine.ifindex())?;
-    }
     Ok(engine)
 }
