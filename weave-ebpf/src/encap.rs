@@ -20,9 +20,10 @@ const ENCAP_L2_LEN: u64 = 14 << 56;
 const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
     | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
-    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64
     | ENCAP_L2_LEN;
+/// Network cards segment only tunnels that are marked so.
+const MARKED: u64 = FLAGS | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64;
 
 /// Writes the VXLAN header around an IP frame and sends it out of the underlay interface.
 #[inline(always)]
@@ -33,10 +34,9 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
     let src_port = 0x8000 | ((hash ^ hash >> 16) as u16 & 0x7fff);
     // A super-packet's length may wrap here: segmentation writes it anew for each segment.
     let inner_len = ctx.len();
-    if ctx
-        .adjust_room(OVERHEAD as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, FLAGS)
-        .is_err()
-    {
+    let grow = |flags| ctx.adjust_room(OVERHEAD as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags);
+    // A kernel that does not know the mark (before 5.13, commit d01b59c9ae94) refuses it untouched.
+    if grow(MARKED).is_err() && grow(FLAGS).is_err() {
         count!(drop_error);
         return DROP;
     }

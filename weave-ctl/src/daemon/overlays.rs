@@ -49,7 +49,7 @@ impl Overlays {
             true => Err("--no-fastdp".to_owned()),
             false => fast_path(options, nl, &bridge, short_id)
                 .await
-                .map_err(|e| format!("{e:#}")),
+                .map_err(|e| one_line(&e)),
         };
         if let Err(why) = &fastdp {
             match options.no_fastdp {
@@ -141,6 +141,11 @@ async fn fast_path(
 
 /// What an earlier run with a fast path has left would go on taking frames out of the bridge's hands.
 async fn clear_fast_path(options: &LaunchOptions, nl: &Netlink, bridge: &Link) {
+    // Filters, unlike pinned links, stay without their pins.
+    match nl.links().await {
+        Ok(links) => links.iter().for_each(|link| attach::remove_filter(&link.name)),
+        Err(error) => tracing::warn!("{error}"),
+    }
     let pins = &options.paths.bpf_dir;
     match std::fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -226,10 +226,10 @@ pub fn detach(bpf_dir: &Path, hook: Hook, interface: &str, ifindex: u32) {
     }
 }
 
-/// Removes our filter from an interface that is not ours; none is fine. Its qdisc stays: others
-/// may use it.
+/// Removes our filter from a container's port or an underlay interface; none is fine. The qdisc stays:
+/// others may use it.
 pub fn remove_filter(interface: &str) {
-    // Dropped, the link deletes the filter.
+    // Dropped, the link deletes the filter. Both hooks are on ingress.
     drop(SchedClassifierLink::attached(
         interface,
         Hook::Underlay.direction(),

@@ -41,7 +41,12 @@ pub enum LoadError {
         /// Why.
         source: Box<EbpfError>,
     },
-    /// The verifier refuses a program, or we lack the right to load it.
+    /// We lack the right.
+    #[error(
+        "BPF is not permitted here: it takes CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN (a container: --privileged), and before Linux 5.11 CAP_SYS_RESOURCE or `ulimit -l unlimited`"
+    )]
+    NotPermitted(#[source] Box<EbpfError>),
+    /// The verifier refuses a program.
     #[error("cannot load the BPF program {name}")]
     Program {
         /// Its name.
@@ -153,20 +158,22 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
     for shape in &SHAPES {
         loader.map_pin_path(shape.name, maps.join(shape.name));
     }
-    let mut ebpf = loader.load_file(&path).map_err(|error| LoadError::Load {
-        path,
-        source: Box::new(error),
-    })?;
+    let mut ebpf = loader
+        .load_file(&path)
+        .map_err(|error| match not_permitted(&error) {
+            true => LoadError::NotPermitted(Box::new(error)),
+            false => LoadError::Load {
+                path,
+                source: Box::new(error),
+            },
+        })?;
     for name in TC_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
         let program: &mut SchedClassifier = program.try_into().map_err(|error| LoadError::Program {
             name,
             source: Box::new(error),
         })?;
-        program.load().map_err(|error| LoadError::Program {
-            name,
-            source: Box::new(error),
-        })?;
+        program.load().map_err(|error| refused(name, error))?;
     }
     let program = ebpf
         .program_mut(XDP_PROGRAM)
@@ -175,12 +182,28 @@ pub fn load(bpf_dir: &Path) -> Result<Loaded, LoadError> {
         name: XDP_PROGRAM,
         source: Box::new(error),
     })?;
-    program.load().map_err(|error| LoadError::Program {
-        name: XDP_PROGRAM,
-        source: Box::new(error),
-    })?;
+    program.load().map_err(|error| refused(XDP_PROGRAM, error))?;
     remove_other_versions(bpf_dir);
     Ok(Loaded { ebpf, adopted })
+}
+
+fn refused(name: &'static str, error: ProgramError) -> LoadError {
+    if not_permitted(&error) {
+        return LoadError::NotPermitted(Box::new(error.into()));
+    }
+    LoadError::Program {
+        name,
+        source: Box::new(error),
+    }
+}
+
+/// The kernel answers EPERM where a right is missing; the verifier's refusal is EACCES.
+fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.raw_os_error() == Some(libc::EPERM))
+    })
 }
 
 /// Unpins what other versions left: their maps, and the links of programs that read them, which would
@@ -207,18 +230,22 @@ fn remove_other_versions(bpf_dir: &Path) {
 }
 
 fn prepare_dir(bpf_dir: &Path, dir: &Path) -> Result<(), LoadError> {
+    // Where no BPF file system is mounted, sysfs takes no directories: the first one that exists tells.
+    let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(dir);
+    match nix::sys::statfs::statfs(existing) {
+        Ok(fs) if fs.filesystem_type() == nix::sys::statfs::FsType(libc::BPF_FS_MAGIC as _) => {}
+        Ok(_) => return Err(LoadError::NoBpffs(bpf_dir.to_owned())),
+        Err(error) => {
+            return Err(LoadError::Pins {
+                path: existing.to_owned(),
+                error: error.into(),
+            });
+        }
+    }
     fs::create_dir_all(dir).map_err(|error| LoadError::Pins {
         path: dir.to_owned(),
         error,
-    })?;
-    match nix::sys::statfs::statfs(dir) {
-        Ok(fs) if fs.filesystem_type() == nix::sys::statfs::FsType(libc::BPF_FS_MAGIC as _) => Ok(()),
-        Ok(_) => Err(LoadError::NoBpffs(bpf_dir.to_owned())),
-        Err(error) => Err(LoadError::Pins {
-            path: dir.to_owned(),
-            error: error.into(),
-        }),
-    }
+    })
 }
 
 /// Unpins all maps if one of them has another shape. Returns whether there are pins to adopt.
