@@ -36,8 +36,15 @@ pub fn bulk_tcp_amid(
     bytes: usize,
     halfway: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
-    let listener = netns::inside(to, || Ok(TcpListener::bind(SocketAddr::from((address, PORT)))?))
-        .context("cannot listen at the receiver")?;
+    // A child being started by another thread may still hold the last transfer's listener.
+    let listener = wait_for("the port to be free", STALL, || {
+        let listener = netns::inside(to, || Ok(TcpListener::bind(SocketAddr::from((address, PORT)))?));
+        match listener {
+            Err(error) if in_use(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    })
+    .context("cannot listen at the receiver")?;
     let pattern = pattern();
     std::thread::scope(|scope| {
         let receiver = scope.spawn(|| receive(&listener, &pattern, bytes, halfway));
@@ -50,6 +57,11 @@ pub fn bulk_tcp_amid(
         sent.context("sending")?;
         received.context("receiving")
     })
+}
+
+fn in_use(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 fn send(address: Ipv4Addr, pattern: &[u8], bytes: usize) -> Result<()> {

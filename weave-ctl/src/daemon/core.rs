@@ -3,9 +3,8 @@
 //! In each turn: handle what came, write the maps if forwarding changed, save what must outlive
 //! us, and only then answer and send.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +18,7 @@ use tokio::sync::mpsc;
 use super::connections::{Connections, OurFeatures, Secrecy};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
-use super::neighbours::{Actions, Neighbours, NewConnection};
+use super::neighbours::Neighbours;
 use super::overlays::Overlays;
 use super::requests::Waiting;
 use crate::cli::launch::LaunchOptions;
@@ -33,15 +32,12 @@ use crate::mesh::{ConnId, Now};
 use crate::net::Netlink;
 use crate::net::watch::Watcher;
 use crate::overlay::fastdp::datapath::Datapath;
-use crate::overlay::fastdp::heartbeat::Received;
 use crate::overlay::fastdp::maps;
-use crate::overlay::forwarding::{self, Best, Forwarding, View};
-use crate::overlay::sleeve::{Hop, NewLink, Session, Tables};
-use crate::overlay::switch::Action;
+use crate::overlay::forwarding::{self, Forwarding};
 use crate::store::{Identity, Store};
 
 /// Events handled in one turn at most, so that answers and saving do not wait for ever.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// IPAM's own clock (control.md 1.10).
 const IPAM_TICK: Duration = Duration::from_secs(5);
 /// Step of the clock on which MAC addresses age.
@@ -118,8 +114,8 @@ pub struct Daemon {
     pub(super) mtu: Mtu,
     pub(super) waiting: Waiting,
     pub(super) started: Instant,
-    forwarding: Forwarding,
-    floods: BTreeMap<PeerName, Vec<PeerName>>,
+    pub(super) forwarding: Forwarding,
+    pub(super) floods: BTreeMap<PeerName, Vec<PeerName>>,
     pub(super) connections: Connections,
     pub(super) nl: Netlink,
     ours: OurFeatures,
@@ -404,84 +400,6 @@ impl Daemon {
         });
     }
 
-    fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {
-        let now = self.now();
-        // Bounded by the ring's size; what comes meanwhile wakes us again.
-        for _ in 0..BATCH {
-            let Some(heartbeat) = ring.next().and_then(|item| maps::heartbeat(&item)) else {
-                return;
-            };
-            let source = u64::from(heartbeat.src);
-            let owner = crate::mesh::name::ShortId::new(source).and_then(|id| self.mesh.short_id_owner(id));
-            let Some(remote) = owner else {
-                continue;
-            };
-            let received = Received {
-                conn_uid: heartbeat.conn_uid,
-                frame_len: heartbeat.frame_len,
-                claimed_len: heartbeat.claimed_len,
-                from: heartbeat.outer_src.into(),
-            };
-            let actions = self.neighbours.on_heartbeat(now, remote, received);
-            self.act(actions);
-        }
-    }
-
-    pub(super) fn act(&mut self, actions: Actions) {
-        for (conn, action) in actions {
-            let Some(neighbour) = self.neighbours.get(conn) else {
-                continue;
-            };
-            let remote = neighbour.remote;
-            match action {
-                Action::FastdpHeartbeat => {
-                    let (dst, mtu) = (self.mesh.short_id_of(remote), self.mtu.bytes);
-                    if let Some(src) = self.mesh.short_id_of(self.name) {
-                        self.neighbours.send_heartbeat(conn, dst, src, mtu);
-                    }
-                }
-                Action::Sleeve(special) => {
-                    if let Ok(engine) = &self.overlays.sleeve
-                        && let Err(error) = engine.send(conn, special)
-                    {
-                        tracing::debug!("cannot send {special:?} to {remote}: {error}");
-                    }
-                }
-                Action::SleeveChanged => {
-                    if let (Ok(engine), Some(state)) = (&self.overlays.sleeve, neighbour.sleeve_state()) {
-                        tracing::debug!("sleeve to {remote}: {state:?}");
-                        engine.update(conn, state);
-                    }
-                    self.tables_stale = true;
-                }
-                Action::Control { index, tag, data } => self.mesh_input(Input::OverlayControl {
-                    conn,
-                    index,
-                    tag,
-                    data,
-                }),
-                Action::Established => self.mesh_input(Input::Established { conn }),
-                Action::Changed => {
-                    self.neighbours.tell_change(conn);
-                    self.tables_stale = true;
-                }
-                Action::FastdpMoved => {
-                    if let Some(path) = neighbour.switch.fastdp() {
-                        tracing::info!("Peer IP address changed to {}", path.remote());
-                    }
-                    // Looked up within this turn.
-                    self.due.resolve = Now::ZERO;
-                    self.tables_stale = true;
-                }
-                Action::Close => {
-                    self.connections.close(conn);
-                    let error = format!("no working forwarders to {remote}");
-                    self.mesh_input(Input::Closed { conn, error });
-                }
-            }
-        }
-    }
-
     /// Carries out what the mesh has asked for, and what follows from that.
     async fn carry_out(&mut self) -> anyhow::Result<()> {
         while let Some(output) = self.outputs.pop_front() {
@@ -558,59 +476,6 @@ impl Daemon {
         change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    async fn added(
-        &mut self,
-        conn: ConnId,
-        remote: PeerName,
-        conn_uid: u64,
-        features: &Features,
-        outbound: bool,
-    ) -> anyhow::Result<()> {
-        let Some(started) = self.connections.start(conn) else {
-            return Ok(());
-        };
-        // In clear if both ends trust the network between them (wire.md 2.7).
-        let trusted = started.trusted_by_us && features.trusted;
-        let session = started.session.filter(|_| !trusted);
-        let new = NewConnection {
-            conn,
-            remote,
-            conn_uid,
-            features,
-            outbound,
-            ends: started.ends,
-            our_port: self.options.port,
-            sealed: self.options.password.is_some().then_some(session.is_some()),
-            no_fastdp: self.overlays.no_fastdp(&self.options),
-            no_sleeve: self.overlays.sleeve.as_ref().err().map(String::as_str),
-        };
-        let neighbour = match self.neighbours.add(self.now(), new) {
-            Ok(neighbour) => neighbour,
-            Err(error) => {
-                self.connections.close(conn);
-                let error = error.to_string();
-                self.mesh_input(Input::Closed { conn, error });
-                return Ok(());
-            }
-        };
-        if let (Ok(engine), Some(state)) = (&self.overlays.sleeve, neighbour.sleeve_state()) {
-            let link = NewLink {
-                conn,
-                remote,
-                session: session.map(|key| Session { key, outbound }),
-                strict_source: !neighbour.original,
-            };
-            engine.add(link, state);
-        }
-        if neighbour.switch.fastdp().is_some() {
-            let port = neighbour.port;
-            if let Err(error) = self.receive_on(port).await {
-                tracing::warn!("{error}");
-            }
-        }
-        self.resolve(Some(conn)).await
-    }
-
     /// Writes maps, saves, answers, sends: in this order.
     fn settle(&mut self) -> anyhow::Result<()> {
         if std::mem::take(&mut self.tables_stale) {
@@ -629,87 +494,6 @@ impl Daemon {
                 .pump(conn, || mesh.poll_send(conn, unix, channels));
         }
         Ok(())
-    }
-
-    fn write_tables(&mut self) -> anyhow::Result<()> {
-        let now = self.now();
-        let view = self.view();
-        if let Ok(engine) = &self.overlays.sleeve {
-            engine.set_tables(self.sleeve_tables(&view));
-        }
-        if self.overlays.fastdp.is_ok() {
-            let tables = self.forwarding.update(now, &view);
-            if let Some(datapath) = self.datapath() {
-                datapath.apply(&tables)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the workers of sleeve look up.
-    fn sleeve_tables(&self, view: &View) -> Tables {
-        let own = self.mesh.short_id_of(self.name).map(|id| (self.name, id));
-        let numbered = view.peers.iter().map(|(name, id)| (*name, *id)).chain(own);
-        let ids: HashMap<PeerName, u16> = numbered.map(|(name, id)| (name, id.get())).collect();
-        let hops: BTreeMap<PeerName, Hop> = self
-            .neighbours
-            .iter()
-            .filter_map(|(conn, neighbour)| {
-                let hop = match neighbour.switch.best()? {
-                    Best::Sleeve => Hop::Sleeve(conn),
-                    Best::Fastdp => Hop::Vxlan {
-                        remote: SocketAddrV4::new(neighbour.switch.fastdp()?.remote(), neighbour.port),
-                        local: neighbour.ends.0,
-                    },
-                };
-                Some((neighbour.remote, hop))
-            })
-            .collect();
-        let with_hop = |via: &PeerName| Some((*via, *hops.get(via)?));
-        Tables {
-            mtu: u16::try_from(self.mtu.bytes).unwrap_or(u16::MAX),
-            by_id: ids.iter().map(|(name, id)| (*id, *name)).collect(),
-            ids,
-            known: self.mesh.peers().map(|peer| peer.name).collect(),
-            unicast: view
-                .routes
-                .iter()
-                .filter_map(|(to, via)| Some((*to, *hops.get(via)?)))
-                .collect(),
-            floods: view
-                .floods
-                .iter()
-                .map(|(origin, via)| (*origin, via.iter().filter_map(with_hop).collect()))
-                .collect(),
-        }
-    }
-
-    fn view(&self) -> View {
-        let mesh = &self.mesh;
-        let own = mesh.short_id_of(self.name).map_or(0, |id| id.get().into());
-        let owns = |name: PeerName| {
-            mesh.short_id_of(name)
-                .filter(|id| mesh.short_id_owner(*id) == Some(name))
-        };
-        let peers = mesh
-            .peers()
-            .map(|peer| peer.name)
-            .filter(|name| *name != self.name);
-        View {
-            own,
-            own_name: Some(self.name),
-            peers: peers.filter_map(|name| Some((name, owns(name)?))).collect(),
-            routes: mesh
-                .unicast_routes()
-                .filter_map(|(to, via)| Some((to, via?)))
-                .collect(),
-            links: self.neighbours.links(self.mtu.bytes, |port| {
-                self.overlays.fastdp.as_ref().ok()?.vxlan(port)
-            }),
-            sleeves: self.neighbours.sleeves(),
-            best: self.neighbours.best(),
-            floods: self.floods.clone(),
-        }
     }
 
     fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ mod logging;
 mod mtu;
 mod neighbours;
 mod overlays;
+mod paths;
 mod report;
 mod requests;
 mod start;

@@ -153,7 +153,13 @@ async fn clear_fast_path(options: &LaunchOptions, nl: &Netlink, bridge: &Link) {
         }
         _ => {}
     }
-    if let Err(error) = bridge::delete_vxlans(nl, bridge).await {
+    let network = async {
+        for link in nl.links().await? {
+            attach::remove_filter(&link.name);
+        }
+        bridge::delete_vxlans(nl, bridge).await
+    };
+    if let Err(error) = network.await {
         tracing::warn!("{error}");
     }
 }
@@ -190,6 +196,10 @@ async fn userspace(
         },
         Arc::new(move |conn, arrived| events.offer(Event::Sleeve { conn, arrived })),
     )?;
+    // Before frames can reach it, so that none comes without its prefix.
+    if let Ok(datapath) = fastdp {
+        datapath.set_sleeve(TAP, engine.ifindex())?;
+    }
     let tap = nl.link(TAP).await?;
     let flags = PortFlags {
         isolated: true,
@@ -197,8 +207,5 @@ async fn userspace(
         flood: source == FrameSource::Bridge,
     };
     bridge::add_overlay_port(nl, &tap, bridge, flags).await?;
-    if let Ok(datapath) = fastdp {
-        datapath.set_sleeve(TAP, engine.ifindex())?;
-    }
     Ok(engine)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::flags::LaunchArgs;
 use super::options::LaunchOptions;
 use super::password;
+use crate::api::report::Report;
 use crate::cli::client::Client;
 use crate::cli::env::PASSWORD;
 use crate::cli::lock::{Lock, LockError};
@@ -59,7 +60,11 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
         check_range(&options).await
     })?;
     let mut child = spawn(&options, words)?;
-    block_on(wait_until_ready(&mut child, &options, &client))?;
+    block_on(async {
+        wait_until_ready(&mut child, &options, &client).await?;
+        tell_fallback(&options, &client).await;
+        Ok(())
+    })?;
     out(&format!("{}\n", child.id()));
     Ok(())
 }
@@ -187,6 +192,25 @@ async fn wait_until_ready(child: &mut Child, options: &LaunchOptions, client: &C
             note("Waiting for the weave daemon to become ready...");
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A host that cannot have the fast path works, but slower than its user expects: never silently.
+async fn tell_fallback(options: &LaunchOptions, client: &Client) {
+    if options.no_fastdp || options.http_addr.is_empty() {
+        return;
+    }
+    let Ok(reply) = client.ask("GET", "/report", &[]).await else {
+        return;
+    };
+    let report = serde_json::from_str::<Report>(&reply.body);
+    if let Some(fastdp) = report.ok().and_then(|report| report.fast_datapath)
+        && !fastdp.program.loaded
+    {
+        let why = fastdp.program.version;
+        note(&format!(
+            "NOTE: no fast path on this host ({why}): frames go by sleeve, through userspace."
+        ));
     }
 }
 

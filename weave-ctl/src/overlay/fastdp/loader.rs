@@ -269,6 +269,9 @@ fn drop_misshapen(maps: &Path) -> Result<bool, LoadError> {
         return Ok(true);
     }
     // A half set cannot be trusted either: programs still running keep their own maps.
+    if found.iter().any(Option::is_some) {
+        tracing::info!("pinned maps are of another shape, or not for us to read: starting afresh");
+    }
     for shape in SHAPES
         .iter()
         .zip(&found)
@@ -276,10 +279,6 @@ fn drop_misshapen(maps: &Path) -> Result<bool, LoadError> {
         .map(|(shape, _)| shape)
     {
         let path = maps.join(shape.name);
-        tracing::warn!(
-            "pinned map {} is not of this version's shape: starting afresh",
-            path.display()
-        );
         fs::remove_file(&path).map_err(|error| LoadError::Pins { path, error })?;
     }
     Ok(false)

@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn silence_is_not_for_ever() {
-        for (pace, patience) in [(Pace::ORIGINAL, 60.0), (Pace::QUICK, 1.6)] {
+        for (pace, patience) in [(Pace::ORIGINAL, 60.0), (Pace::QUICK, 1.25)] {
             let mut forwarder = running(pace);
             forwarder.on_arrived(at(1.0), beat(HOME));
             let told = pace == Pace::QUICK;
