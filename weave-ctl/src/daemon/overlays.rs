@@ -141,11 +141,6 @@ async fn fast_path(
 
 /// What an earlier run with a fast path has left would go on taking frames out of the bridge's hands.
 async fn clear_fast_path(options: &LaunchOptions, nl: &Netlink, bridge: &Link) {
-    // Filters, unlike pinned links, stay without their pins.
-    match nl.links().await {
-        Ok(links) => links.iter().for_each(|link| attach::remove_filter(&link.name)),
-        Err(error) => tracing::warn!("{error}"),
-    }
     let pins = &options.paths.bpf_dir;
     match std::fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -154,6 +149,7 @@ async fn clear_fast_path(options: &LaunchOptions, nl: &Netlink, bridge: &Link) {
         _ => {}
     }
     let network = async {
+        // Filters, unlike pinned links, stay without their pins.
         for link in nl.links().await? {
             attach::remove_filter(&link.name);
         }
