@@ -395,6 +395,35 @@ async fn relayed_by_a_third() {
 }
 
 #[tokio::test]
+async fn a_flood_to_many_neighbours_is_one_system_call() {
+    for sealed in [false, true] {
+        let (Some(a), Some(b), Some(c)) = (Host::new(1).await, Host::new(2).await, Host::new(3).await) else {
+            return;
+        };
+        a.connect(&b, 1, sealed).await;
+        a.connect(&c, 2, sealed).await;
+        let all = [&a, &b, &c];
+        for (host, conn) in [(&b, 1), (&c, 2)] {
+            host.engine.set_tables(tables(&all, &[(&a, conn)], &[]));
+        }
+        a.engine
+            .set_tables(tables(&all, &[(&b, 1), (&c, 2)], &[(&a, &[(&b, 1), (&c, 2)])]));
+        let ears = [
+            b.ns.run(|| packet_socket("sleeve", true)).await.unwrap(),
+            c.ns.run(|| packet_socket("sleeve", true)).await.unwrap(),
+        ];
+        let before = a.engine.counters();
+        a.send_raw("sleeve", datagram(1, 2, "to all")).await;
+        for ear in &ears {
+            assert_eq!(tag_of(ear, "to all"), None, "heard, and by its own name");
+        }
+        let after = a.engine.counters();
+        assert_eq!(after.sent_packets - before.sent_packets, 2);
+        assert_eq!(after.sent_batches - before.sent_batches, 1);
+    }
+}
+
+#[tokio::test]
 async fn hostile_datagrams_do_no_harm() {
     let Some((a, b)) = pair(false).await else { return };
     // Sealed, with a peer that is not there.

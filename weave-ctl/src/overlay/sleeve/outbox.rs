@@ -101,17 +101,71 @@ impl Outbox {
 
     /// Sends everything.
     pub fn flush(&mut self) {
-        for mut packer in self.packers.drain(..) {
+        for packer in &mut self.packers {
             packer.finish(&self.common);
+        }
+        for df in [true, false] {
+            self.send_together(df);
+        }
+        for mut packer in self.packers.drain(..) {
             packer.send(&self.common, packer.buffer.len());
             packer.buffer.clear();
             self.spare.push(packer.buffer);
         }
         self.vxlan.flush();
     }
+
+    /// Sends what waits for several neighbours in one system call. What the kernel does not take
+    /// stays: each is then tried by itself, which tells whose fault it is.
+    fn send_together(&mut self, df: bool) {
+        let common = &self.common;
+        let socket = common.socket(df);
+        let waits = |packer: &&mut Packer| {
+            packer.df == df && !packer.buffer.is_empty() && (packer.finished <= 1 || socket.gso())
+        };
+        let mut waiting: Vec<&mut Packer> = self.packers.iter_mut().filter(waits).collect();
+        if waiting.len() < 2 {
+            return;
+        }
+        let messages: Vec<Message<'_>> = waiting.iter().filter_map(|packer| packer.message()).collect();
+        // All have an address, or there would be no packer; should one be missing, each goes alone.
+        if messages.len() != waiting.len() {
+            return;
+        }
+        let Ok(sent) = socket.send(&messages) else {
+            return;
+        };
+        common.cells.sent_batches.count();
+        for packer in waiting.iter_mut().take(sent) {
+            packer.sent(common);
+        }
+    }
 }
 
 impl Packer {
+    /// All that is finished, as one message.
+    fn message(&self) -> Option<Message<'_>> {
+        Some(Message {
+            remote: self.link.state.remote?,
+            local: self.link.state.local,
+            contents: &self.buffer,
+            segment: match self.finished {
+                0 | 1 => None,
+                _ => Some(u16::try_from(self.segment).ok()?),
+            },
+        })
+    }
+
+    /// [`Packer::message`] was sent.
+    fn sent(&mut self, common: &Common) {
+        let count = self.buffer.len().div_ceil(self.segment.max(1)) as u64;
+        common.cells.sent_packets.add(count);
+        self.link.shared.traffic.sent(count, self.buffer.len() as u64);
+        self.buffer.clear();
+        self.start = 0;
+        self.finished = 0;
+    }
+
     fn frame(&mut self, common: &Common, ends: Ends, len: usize) -> Option<&mut [u8]> {
         let max_payload = usize::from(self.link.limits().max_payload);
         let record = RECORD_HEADER + len;
