@@ -5,6 +5,7 @@ mod demo;
 mod ebpf;
 mod install;
 mod lab;
+mod released;
 mod setup;
 mod shell;
 mod soak;

@@ -1,14 +1,13 @@
 //! `cargo xtask soak`: sleeve, plain and sealed, for a while on a bad network.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use weave_tests::lab::Plan;
 use weave_tests::soak::Soak;
 
-use crate::shell::{became_root, cargo, heading, run as run_command, target};
-use crate::{ebpf, setup};
+use crate::released::build_and_rerun;
+use crate::shell::{became_root, heading, target};
 
 /// Both at the same time, each on two hosts of its own.
 pub fn run(minutes: f64, built: bool) -> Result<()> {
@@ -17,21 +16,7 @@ pub fn run(minutes: f64, built: bool) -> Result<()> {
         "between a quarter of a minute and a week"
     );
     if !built {
-        setup::run(setup::Detail::Changes)?;
-        ebpf::build()?;
-        // The relay must be fast, too.
-        run_command(cargo().args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "weave-ctl",
-            "--package",
-            "xtask",
-        ]))?;
-        let mut released = Command::new(target().join("release/xtask"));
-        released.args(std::env::args().skip(1)).arg("--built");
-        return run_command(&mut released);
+        return build_and_rerun();
     }
     let args: Vec<String> = std::env::args().skip(1).collect();
     if became_root(&args)? {

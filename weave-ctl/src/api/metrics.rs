@@ -22,24 +22,12 @@ pub fn render(report: &Report) -> String {
         page.gauge("weave_dns_entries", "Number of DNS entries.", ours.count());
     }
     if let Some(fastdp) = &report.fast_datapath {
-        page.family(
-            "weave_fastdp_packets_total",
-            "Number of packets seen by the fast path.",
-            "counter",
-        );
-        for (verdict, count) in &fastdp.counters {
-            page.sample("weave_fastdp_packets_total", &[("verdict", verdict)], count);
-        }
+        let help = "Number of packets seen by the fast path.";
+        page.verdicts("weave_fastdp_packets_total", help, &fastdp.counters);
     }
     if let Some(sleeve) = &report.sleeve {
-        page.family(
-            "weave_sleeve_packets_total",
-            "Number of packets seen by sleeve.",
-            "counter",
-        );
-        for (verdict, count) in &sleeve.counters {
-            page.sample("weave_sleeve_packets_total", &[("verdict", verdict)], count);
-        }
+        let help = "Number of packets seen by sleeve.";
+        page.verdicts("weave_sleeve_packets_total", help, &sleeve.counters);
     }
     fallbacks(&mut page, report);
     if let Some(ipam_report) = &report.ipam {
@@ -75,6 +63,13 @@ impl Page {
     fn single(&mut self, name: &str, help: &str, kind: &str, value: impl Display) {
         self.family(name, help, kind);
         self.sample(name, &[], value);
+    }
+
+    fn verdicts(&mut self, name: &str, help: &str, counters: &BTreeMap<String, u64>) {
+        self.family(name, help, "counter");
+        for (verdict, count) in counters {
+            self.sample(name, &[("verdict", verdict)], count);
+        }
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {

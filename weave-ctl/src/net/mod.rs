@@ -17,7 +17,7 @@ pub mod overlap;
 pub mod ps;
 mod scan;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod underlay;
 pub mod watch;
 

@@ -4,4 +4,5 @@ pub mod fastdp;
 pub mod forwarding;
 pub mod pace;
 pub mod sleeve;
+mod sockopt;
 pub mod switch;

@@ -85,8 +85,6 @@ pub struct Switch {
     unheard: bool,
     /// Since when the fast path has not worked.
     slow_since: Option<Now>,
-    /// When sleeve was last heard.
-    sleeve_heard: Option<Now>,
     /// When something was last heard on any path.
     heard: Now,
 }
@@ -137,7 +135,6 @@ impl Switch {
             established: false,
             unheard: false,
             slow_since: None,
-            sleeve_heard: None,
             heard: now,
         })
     }
@@ -223,7 +220,6 @@ impl Switch {
         };
         if matches!(arrived, Arrived::Heartbeat { conn_uid, .. } if conn_uid == self.conn_uid) {
             self.heard = now;
-            self.sleeve_heard = Some(now);
         }
         let sleeve = forwarder.on_arrived(now, arrived);
         self.collect(now, Vec::new(), sleeve)
@@ -322,7 +318,7 @@ impl Switch {
             self.best = Some(Best::Fastdp);
         } else {
             let since = *self.slow_since.get_or_insert(now);
-            let alive = self.unheard || self.sleeve_heard.is_some_and(|heard| heard >= since);
+            let alive = self.unheard || self.sleeve().is_some_and(|sleeve| sleeve.last_heard() >= since);
             let leave = before != Some(Best::Fastdp) || !self.quick || alive;
             if leave && self.sleeve().is_some_and(Forwarder::usable) {
                 self.best = Some(Best::Sleeve);

@@ -24,28 +24,14 @@ use weave_tests::process;
 use self::measure::Times;
 use self::memory::Memory;
 use self::report::{Series, Spread, spread};
-use crate::shell::{became_root, cargo, heading, run as run_command, target};
-use crate::{ebpf, setup};
+use crate::released::build_and_rerun;
+use crate::shell::{became_root, heading, target};
 
 /// Measures, prints the table, writes target/bench.json.
 pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
     let rounds = if quick { rounds.min(2) } else { rounds.max(1) };
     if !built {
-        setup::run(setup::Detail::Changes)?;
-        ebpf::build()?;
-        // We are what sends and receives, too.
-        run_command(cargo().args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "weave-ctl",
-            "--package",
-            "xtask",
-        ]))?;
-        let mut released = Command::new(target().join("release/xtask"));
-        released.args(std::env::args().skip(1)).arg("--built");
-        return run_command(&mut released);
+        return build_and_rerun();
     }
     let args: Vec<String> = std::env::args().skip(1).collect();
     if became_root(&args)? {

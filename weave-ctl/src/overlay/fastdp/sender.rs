@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd;
+
+use crate::overlay::sockopt::set;
 
 /// One socket for each local address, as the source must be that of the TCP connection.
 #[derive(Debug, Default)]
@@ -49,23 +50,4 @@ fn open(local: Ipv4Addr) -> io::Result<UdpSocket> {
     )?;
     set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
     Ok(socket)
-}
-
-fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the descriptor is open and `value` is readable for `length` bytes.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(&value).cast(),
-            length,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }

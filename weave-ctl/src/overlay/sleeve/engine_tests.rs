@@ -9,7 +9,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, unshare};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -19,21 +18,10 @@ use crate::mesh::ConnId;
 use crate::mesh::crypto::SessionKey;
 use crate::mesh::name::PeerName;
 use crate::net::netns::Netns;
+use crate::net::testing::new_netns;
 
 const PORT: u16 = 6783;
 const SECOND: Duration = Duration::from_secs(1);
-
-fn new_netns() -> Option<Netns> {
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(std::io::stderr(), "skipped: network namespaces need root");
-        return None;
-    }
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        Netns::current().unwrap()
-    });
-    Some(made.join().unwrap())
-}
 
 /// One host with an engine.
 struct Host {

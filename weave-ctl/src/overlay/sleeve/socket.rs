@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
+use crate::overlay::sockopt::set;
+
 /// Most packets in one message, as all kernels allow them.
 pub const MAX_SEGMENTS: usize = 64;
 /// Most messages in one system call.
@@ -230,24 +232,6 @@ pub fn sender(meta: &RecvMeta) -> Option<SocketAddrV4> {
     match meta.addr {
         SocketAddr::V4(address) => Some(address),
         SocketAddr::V6(_) => None,
-    }
-}
-
-fn set(socket: &RawSocket, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the descriptor is open and `value` is readable for `length` bytes.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(&value).cast(),
-            length,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 
