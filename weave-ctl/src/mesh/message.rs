@@ -44,6 +44,8 @@ pub enum Message {
         /// Meaning depends on the tag.
         data: Vec<u8>,
     },
+    /// Tag 16, only between neighbours with the feature: see [`super::reconcile::wire`].
+    Reconcile(Vec<u8>),
 }
 
 const HEARTBEAT: u8 = 0;
@@ -51,6 +53,7 @@ const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
 const OVERLAY_CONTROL: u8 = 7;
+const RECONCILE: u8 = 16;
 
 /// A message that ends the connection it came from (wire.md 2.6).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +92,7 @@ impl Message {
                 }),
                 _ => None,
             }),
+            RECONCILE => Ok(Some(Self::Reconcile(payload.to_vec()))),
             _ => Ok(None),
         }
     }
@@ -109,6 +113,7 @@ impl Message {
             Self::OverlayControl { index, tag, data } => {
                 [&[OVERLAY_CONTROL, *index, *tag], data.as_slice()].concat()
             }
+            Self::Reconcile(payload) => [&[RECONCILE], payload.as_slice()].concat(),
         }
     }
 }
