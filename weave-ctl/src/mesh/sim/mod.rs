@@ -499,6 +499,8 @@ impl World {
                 | Output::OverlayControlReceived { .. }
                 | Output::RoutesChanged
                 | Output::ShortIdsChanged
+                | Output::Farewell { .. }
+                | Output::NameTaken(_)
                 | Output::OwnShortIdChanged(_) => {}
             }
         }
