@@ -25,10 +25,14 @@ fn name_of(host: &Host) -> Result<String> {
 }
 
 fn wait_renamed(host: &Host, from: &str) -> Result<String> {
-    wait_for(&format!("another name than {from} on {}", host.name()), LIMIT, || {
-        let name = name_of(host)?;
-        Ok((!name.is_empty() && name != from).then_some(name))
-    })
+    wait_for(
+        &format!("another name than {from} on {}", host.name()),
+        LIMIT,
+        || {
+            let name = name_of(host)?;
+            Ok((!name.is_empty() && name != from).then_some(name))
+        },
+    )
 }
 
 #[test]
@@ -55,7 +59,10 @@ fn of_two_clones_the_one_with_less_to_lose_takes_another_name() {
         launch_nameless(first, &[])?;
         launch_nameless(second, &[&target])?;
         first.wait_connections(1, "established fastdp")?;
-        ensure!((name_of(first)?, name_of(second)?) == (shared, other), "names have changed");
+        ensure!(
+            (name_of(first)?, name_of(second)?) == (shared, other),
+            "names have changed"
+        );
         two.wait_ping(address)?;
         let (_, fresh) = first.attached("c3")?;
         ensure!(fresh != address, "{address} was given out twice");
@@ -79,7 +86,10 @@ fn a_copied_data_directory_is_found_out_by_a_third_peer() {
         launch_nameless(first, &lonely)?;
         launch_nameless(second, &lonely)?;
         wait_renamed(second, &shared)?;
-        ensure!(name_of(first)? == shared, "the host with the container was renamed");
+        ensure!(
+            name_of(first)? == shared,
+            "the host with the container was renamed"
+        );
         third.wait_connections(2, "established fastdp")?;
         let (two, fresh) = second.attached("c2")?;
         ensure!(fresh != address, "{address} was given out twice");
