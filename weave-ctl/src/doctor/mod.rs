@@ -12,8 +12,6 @@ mod names;
 mod overlays;
 mod ring;
 mod space;
-#[cfg(test)]
-mod tests;
 pub mod text;
 mod topology;
 mod versions;
