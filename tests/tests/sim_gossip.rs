@@ -9,7 +9,7 @@ use weave_tests::sim::{Faults, Sent, Settings, Traffic, World as AnyWorld};
 type World = AnyWorld<Toys>;
 
 const TOPOLOGY: (u8, &str) = (4, "topology");
-const RECONCILE: (u8, &str) = (16, "");
+const RECONCILE: (u8, &str) = (17, "");
 
 fn world(seed: u64, peers: usize, discovery: bool, original: impl Fn(usize) -> bool) -> World {
     let settings = Settings {

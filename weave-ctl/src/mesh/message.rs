@@ -1,5 +1,6 @@
 //! Messages on the TCP control connection, after the handshake (wire.md 2.6, 3.5.2, 4.1, 7.4).
 
+use super::claim::Holder;
 use super::gob::{Decoder, Encoder, GobError, Type, Value};
 use super::name::PeerName;
 
@@ -44,8 +45,10 @@ pub enum Message {
         /// Meaning depends on the tag.
         data: Vec<u8>,
     },
-    /// Tag 16, only between neighbours with the feature: see [`super::reconcile::wire`].
+    /// Tag 17, only between neighbours with the feature: see [`super::reconcile::wire`].
     Reconcile(Vec<u8>),
+    /// Tag 16, only to peers with the feature `Instance`: somebody else has your name.
+    NameTaken(Box<Holder>),
 }
 
 const HEARTBEAT: u8 = 0;
@@ -53,7 +56,9 @@ const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
 const OVERLAY_CONTROL: u8 = 7;
-const RECONCILE: u8 = 16;
+const RECONCILE: u8 = 17;
+/// Ours; an original logs it and goes on.
+const NAME_TAKEN: u8 = 16;
 
 /// A message that ends the connection it came from (wire.md 2.6).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +98,7 @@ impl Message {
                 _ => None,
             }),
             RECONCILE => Ok(Some(Self::Reconcile(payload.to_vec()))),
+            NAME_TAKEN => Ok(Holder::decode(payload)?.map(|holder| Self::NameTaken(Box::new(holder)))),
             _ => Ok(None),
         }
     }
@@ -114,6 +120,7 @@ impl Message {
                 [&[OVERLAY_CONTROL, *index, *tag], data.as_slice()].concat()
             }
             Self::Reconcile(payload) => [&[RECONCILE], payload.as_slice()].concat(),
+            Self::NameTaken(holder) => [&[NAME_TAKEN], holder.encode().as_slice()].concat(),
         }
     }
 }

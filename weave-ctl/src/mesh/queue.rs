@@ -41,7 +41,7 @@ pub enum Slot {
     Gossip,
     /// Tag 6, by originator.
     Broadcast(PeerName),
-    /// Tag 16.
+    /// Tag 17.
     Reconcile,
 }
 

@@ -230,7 +230,7 @@ impl Mesh {
         (!payload.is_empty()).then_some(Body::Records(payload))
     }
 
-    /// Tag 16 from a neighbour. Nothing in it can end the connection, but what a channel rejects does.
+    /// Tag 17 from a neighbour. Nothing in it can end the connection, but what a channel rejects does.
     pub(in crate::mesh) fn on_reconcile(
         &mut self,
         call: &mut Call<'_>,
@@ -540,6 +540,9 @@ impl Mesh {
                 ..Work::default()
             },
         );
+        if update.is_empty() {
+            return BTreeSet::new();
+        }
         let applied = self.take_in(call.now, update);
         applied.changed.iter().map(|name| name.as_u64()).collect()
     }

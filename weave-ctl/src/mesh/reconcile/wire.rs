@@ -1,4 +1,4 @@
-//! The messages of reconciling: TCP tag 16, only between neighbours that both have the feature.
+//! The messages of reconciling: TCP tag 17, only between neighbours that both have the feature.
 //!
 //! ```text
 //! version (1) | kind (1) | length of the channel's name (1) | name | scope (4) | what the kind asks for
