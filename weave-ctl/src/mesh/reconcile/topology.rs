@@ -264,7 +264,7 @@ mod tests {
             Just(String::new()),
             Just("10.0.0.01:80".to_owned()),
             Just("[fe80::1%3]:6783".to_owned()),
-            ".{0,30}",
+            ".{0,15}",
         ];
         (2..9_u64, address, any::<[bool; 2]>()).prop_map(|(to, remote_addr, [outbound, established])| {
             ConnectionSummary {
