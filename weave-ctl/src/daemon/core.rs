@@ -481,9 +481,9 @@ impl Daemon {
         if std::mem::take(&mut self.tables_stale) {
             self.write_tables()?;
         }
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
+        if let Some(changes) = self.channels.ipam.as_mut().and_then(Allocator::take_changes) {
             self.store
-                .save_ipam(&persisted)
+                .save_ipam(&changes)
                 .context("Error persisting ring data")?;
         }
         self.answer();
@@ -499,8 +499,8 @@ impl Daemon {
     fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store.save_ipam(&persisted)?;
+        if let Some(changes) = self.channels.ipam.as_mut().and_then(Allocator::take_changes) {
+            self.store.save_ipam(&changes)?;
         }
         self.answer();
         if ending == Ending::HandOver {
