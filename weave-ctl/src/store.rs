@@ -515,7 +515,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         let store = Store::open(&path).unwrap();
-        store.save_ipam(&Changes::all(state(1))).unwrap();
+        let voter = Some(Voter {
+            uid: 5,
+            claims: Default::default(),
+        });
+        store
+            .save_ipam(&Changes::all(Persisted { voter, ..state(1) }))
+            .unwrap();
         for key in [
             KEY_IPAM_VOTER,
             "ipam:entry:0a200000",

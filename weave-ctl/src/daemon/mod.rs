@@ -12,6 +12,7 @@ mod overlays;
 mod paths;
 mod report;
 mod requests;
+mod saver;
 mod start;
 
 pub use start::run;
