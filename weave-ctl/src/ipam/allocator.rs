@@ -176,7 +176,7 @@ impl Allocator {
     }
 
     pub(super) fn report_free(&mut self) {
-        self.ring.report_free(|range| self.space.count_free(range));
+        self.ring.report_free(|range| self.space.recount_free(range));
     }
 
     /// The space set becomes what the ring says is ours.
@@ -185,7 +185,9 @@ impl Allocator {
             return;
         }
         let ranges = self.ring.owned_ranges(self.config.name);
-        self.space.extend(&ranges);
+        if !self.space.covers_exactly(&ranges) {
+            self.space.extend(&ranges);
+        }
         if !self.space.covers_exactly(&ranges) {
             let name = self.config.name;
             error!("[allocator {name}] address space differs from the ring; rebuilding it");
