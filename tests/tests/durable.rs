@@ -95,7 +95,7 @@ fn what_was_answered_survives_sigkill() {
             let owned = owned(host)?;
             for (id, address) in &expected {
                 let has = owned.get(id);
-                let kept = has.is_some_and(|a| a == &[address.clone()]);
+                let kept = has.is_some_and(|a| a.iter().eq([address]));
                 ensure!(
                     kept || unanswered.contains(id),
                     "{id} was given {address}, has {has:?}"

@@ -8,6 +8,7 @@ mod lab;
 mod released;
 mod setup;
 mod shell;
+mod sim;
 mod soak;
 mod test;
 mod toolchain;
@@ -61,6 +62,8 @@ enum Task {
         #[arg(long, hide = true)]
         built: bool,
     },
+    /// Many peers in one process on a bad virtual network: fails if they do not agree in the end
+    Sim(sim::Args),
     /// Measure against the native path, the kernel's VXLAN and wireguard-go; table and target/bench.json
     Bench {
         /// Rounds over all paths
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Task::Bench {
             rounds, quick, built, ..
         } => bench::run(rounds, quick, built),
+        Task::Sim(args) => sim::run(&args),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),
         Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),
         Task::UdpReceiver { bind } => bench::udp::receive(bind),

@@ -15,4 +15,5 @@ mod requests;
 mod saver;
 mod start;
 
+pub use overlays::TAP;
 pub use start::run;
