@@ -7,6 +7,7 @@ pub(crate) mod double;
 mod fastdp_report;
 #[cfg(test)]
 pub(crate) mod golden;
+pub mod health_report;
 pub mod http;
 pub mod metrics;
 pub mod report;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::fastdp_report::{FastDatapath, NextHop, Overlay, Program, Underlay, Xdp};
+pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, Process, Remote};
 pub use super::sleeve_report::Sleeve;
 
 /// The whole report. Sections of disabled components are absent.
@@ -32,6 +33,9 @@ pub struct Report {
     /// Not in the original: sleeve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleeve: Option<Sleeve>,
+    /// Not in the original: the process itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
 }
 
 /// State of the check for newer versions; its default is "disabled".
@@ -107,6 +111,9 @@ pub struct Router {
     /// Learned addresses.
     #[serde(rename = "MACs", with = "nullable")]
     pub macs: Vec<Mac>,
+    /// Not in the original: peers with our own name, met within the last ten minutes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collisions: Vec<Collision>,
 }
 
 /// A known peer.
@@ -181,6 +188,12 @@ pub struct Connection {
     pub info: String,
     /// `name`, `mtu`, `encrypted`; none for attempts.
     pub attrs: Option<BTreeMap<String, Value>>,
+    /// Not in the original: more about the other end, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
+    /// Not in the original: more about an attempt that failed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
 }
 
 impl Connection {
@@ -283,6 +296,15 @@ pub struct Ipam {
     /// Waiting allocations, `ID SUBNET`.
     #[serde(with = "nullable")]
     pub pending_allocates: Vec<String>,
+    /// Not in the original: for how long the oldest of those has waited, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_seconds: Option<u64>,
+    /// Not in the original: neighbours whose ring cannot be merged with ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<IpamConflict>,
+    /// Not in the original: clocks of neighbours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock_skew: Vec<ClockSkew>,
 }
 
 /// State of the vote.
@@ -313,6 +335,9 @@ pub struct RingEntry {
     pub is_known_peer: bool,
     /// Version of the entry.
     pub version: u64,
+    /// Not in the original: for how long the owner has been unknown to the router, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable_seconds: Option<u64>,
 }
 
 /// A waiting claim.

@@ -61,12 +61,16 @@ pub struct Neighbour {
     pub remote_mtu: Option<u32>,
     /// It runs the original program.
     pub original: bool,
+    /// Which program it is and of which version, if it tells.
+    pub implementation: Option<String>,
     /// The overlays are sealed; `None`: nobody asked for that.
     pub sealed: Option<bool>,
     /// How packets leave, once found.
     pub way: Option<Way>,
     /// Why heartbeats cannot be sent, or no way is known.
     pub trouble: Option<String>,
+    /// Since when frames have taken the overlay that they take.
+    pub since: Now,
     /// What the log was told of last.
     told: Option<Best>,
 }
@@ -184,6 +188,8 @@ impl Neighbours {
             ends: ends.map_err(|_| NoCommonOverlay)?,
             remote_mtu: extra.get(FEATURE_MTU).and_then(|mtu| mtu.parse().ok()),
             original: !extra.contains_key(FEATURE_IMPLEMENTATION),
+            implementation: extra.get(FEATURE_IMPLEMENTATION).cloned(),
+            since: now,
             sealed: new.sealed,
             way: None,
             trouble: None,
@@ -276,7 +282,7 @@ impl Neighbours {
     }
 
     /// Logs which overlay is in use now, once at each change.
-    pub fn tell_change(&mut self, conn: ConnId) {
+    pub fn tell_change(&mut self, now: Now, conn: ConnId) {
         let Some(neighbour) = self.by_conn.get_mut(&conn) else {
             return;
         };
@@ -284,6 +290,7 @@ impl Neighbours {
         if best == neighbour.told {
             return;
         }
+        neighbour.since = now;
         let (before, remote) = (std::mem::replace(&mut neighbour.told, best), neighbour.remote);
         let reason = neighbour.reason().unwrap_or_default();
         match (before, best) {

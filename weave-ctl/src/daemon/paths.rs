@@ -99,7 +99,7 @@ impl Daemon {
                 }),
                 Action::Established => self.mesh_input(Input::Established { conn }),
                 Action::Changed => {
-                    self.neighbours.tell_change(conn);
+                    self.neighbours.tell_change(self.now(), conn);
                     self.tables_stale = true;
                 }
                 Action::FastdpMoved => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::resource::Resource;
 use serde_json::{Value, json};
 use weave_common::{Counters, NextHop};
 
@@ -11,7 +12,7 @@ use super::core::unix_now;
 use super::core::{Daemon, OurChannels};
 use super::neighbours::Neighbour;
 use super::overlays::TAP;
-use crate::api::report::{self, Connection, FastDatapath, Report, Router, State};
+use crate::api::report::{self, Attempt, Connection, FastDatapath, Process, Remote, Report, Router, State};
 use crate::ipam::allocator::CHANNEL;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::{PeerName, ShortId};
@@ -51,6 +52,7 @@ impl Daemon {
             ipam,
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
+            process: Some(self.process()),
             ..Report::default()
         }
     }
@@ -108,6 +110,7 @@ impl Daemon {
             },
             capture_stats: BTreeMap::new(),
             macs: self.macs(),
+            collisions: Vec::new(),
         }
     }
 
@@ -150,6 +153,13 @@ impl Daemon {
             remote,
             conn,
         } = status;
+        let attempt = error.as_ref().map(|error| Attempt {
+            error: error.clone(),
+            retry_seconds: match retry {
+                Some(Retry::In(wait)) => Some(wait.as_secs()),
+                _ => None,
+            },
+        });
         let error = error.unwrap_or_default();
         let neighbour = conn.and_then(|conn| self.neighbours.get(conn));
         let overlay = neighbour.map_or("none", overlay_in_use);
@@ -171,12 +181,47 @@ impl Daemon {
             _ => (State::Connecting, String::new()),
         };
         let attrs = neighbour.map(|neighbour| self.attrs(neighbour, overlay));
+        let remote = remote.zip(neighbour);
+        let remote = remote.map(|((name, nick), neighbour)| self.remote(name, nick, neighbour));
         Connection {
             address: address.to_string(),
             outbound,
             state,
             info,
             attrs,
+            remote,
+            attempt,
+        }
+    }
+
+    fn remote(&self, name: PeerName, nick_name: String, neighbour: &Neighbour) -> Remote {
+        let overlay = match neighbour.switch.best() {
+            None => "none",
+            Some(Best::Fastdp) => FASTDP,
+            Some(Best::Sleeve) => SLEEVE,
+        };
+        Remote {
+            name: name.to_string(),
+            nick_name,
+            implementation: neighbour.implementation.clone(),
+            mtu: neighbour.remote_mtu,
+            path_mtu: neighbour.way.as_ref().map(|way| way.mtu),
+            overlay: overlay.to_owned(),
+            overlay_seconds: self.now().saturating_sub(neighbour.since).as_secs(),
+            fallback: neighbour.reason().filter(|_| overlay != FASTDP),
+        }
+    }
+
+    fn process(&self) -> Process {
+        let (limit, _) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        Process {
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            data_dir: self.options.paths.data_dir.display().to_string(),
+            open_files: open as u64,
+            open_files_limit: limit,
+            connection_limit: self.options.conn_limit as u64,
         }
     }
 

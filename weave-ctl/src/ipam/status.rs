@@ -18,6 +18,7 @@ impl Allocator {
             nickname: self.nicknames.get(&entry.peer).cloned().unwrap_or_default(),
             is_known_peer: out.is_known(entry.peer),
             version: entry.version.into(),
+            ..report::RingEntry::default()
         });
         let claims = self.pending.claims.iter().map(|claim| report::PendingClaim {
             ident: claim.id.clone(),
@@ -40,6 +41,7 @@ impl Allocator {
             entries: entries.collect(),
             pending_claims: claims.collect(),
             pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
+            ..report::Ipam::default()
         }
     }
 }
