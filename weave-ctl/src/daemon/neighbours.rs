@@ -257,7 +257,10 @@ impl Neighbours {
     ) -> Result<Actions, E> {
         let mut actions = Vec::new();
         for (conn, neighbour) in &mut self.by_conn {
-            let busy = neighbour.switch.fastdp().is_some_and(heartbeat::Path::has_traffic);
+            let busy = neighbour
+                .switch
+                .fastdp()
+                .is_some_and(heartbeat::Path::has_traffic);
             if busy && !used(neighbour.remote)? {
                 actions.extend(of(*conn, neighbour.switch.on_traffic(now, false)));
             }

@@ -110,7 +110,9 @@ impl Path {
     #[must_use]
     pub fn next_deadline(&self) -> Now {
         let slow_at = self.demand.and_then(|demand| demand.slow_at);
-        slow_at.map_or(self.pulse.next_deadline(), |at| at.min(self.pulse.next_deadline()))
+        slow_at.map_or(self.pulse.next_deadline(), |at| {
+            at.min(self.pulse.next_deadline())
+        })
     }
 
     /// Do we send frames, as far as we know?
@@ -294,7 +296,10 @@ mod tests {
         assert_eq!(path.on_traffic(at(10.0), false), [], "nothing new");
         assert!(beats(&mut path, 10.0, 20.0) > 30, "the remote has traffic");
         path.on_peer_traffic(at(20.0), false);
-        assert!(beats(&mut path, 20.0, 22.9) > 8, "it may not have seen yet that we have none");
+        assert!(
+            beats(&mut path, 20.0, 22.9) > 8,
+            "it may not have seen yet that we have none"
+        );
         beats(&mut path, 22.9, 30.0);
         assert_eq!(beats(&mut path, 30.0, 130.0), 20);
         assert_eq!(path.on_traffic(at(131.0), true), [Action::TellTraffic(true)]);
