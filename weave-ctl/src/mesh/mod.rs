@@ -21,6 +21,7 @@ pub mod queue;
 pub mod routes;
 mod sending;
 pub mod short_ids;
+pub mod sizes;
 pub mod status;
 pub mod summary;
 pub mod surrogate;
