@@ -215,6 +215,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, String, usize)>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::net::TcpListener;
 
