@@ -10,7 +10,7 @@ fn short(name: &str, seed: u64) {
         seed,
         hosts: 5,
         time: Duration::from_secs(30),
-        replay: "WEAVE_CHAOS_SEED=SEED cargo test -p weave-tests --test chaos of_the_day",
+        replay: format!("WEAVE_CHAOS_SEED={seed} cargo test -p weave-tests --test chaos of_the_day"),
     };
     // Not eprintln: the test harness would swallow it.
     let _nobody_listens = writeln!(std::io::stderr(), "chaos with seed {seed}");

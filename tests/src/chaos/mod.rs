@@ -26,7 +26,7 @@ const LOSS: usize = 2;
 const FREE: usize = 25;
 
 /// One run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Chaos {
     /// What happens.
     pub seed: u64,
@@ -35,7 +35,7 @@ pub struct Chaos {
     /// For how long.
     pub time: Duration,
     /// How a run is repeated; shown when it fails.
-    pub replay: &'static str,
+    pub replay: String,
 }
 
 /// What came out of a run after which everything was right.
@@ -105,18 +105,13 @@ impl Chaos {
     pub fn run(&self, lab: &Lab) -> Result<Summary> {
         let start = Instant::now();
         lab.launch_all(&[])?;
+        // Without this the addresses are divided only when somebody wants one.
+        lab.host(1)?.weave(&["prime"])?.ok()?;
         check::converged(lab).context("before any trouble")?;
         let launched = start.elapsed();
         let mut world = World::new(lab)?;
         let result = self.trouble(lab, &mut world, launched);
-        result.with_context(|| {
-            format!(
-                "seed {}; again: {}\n{}",
-                self.seed,
-                self.replay.replace("SEED", &self.seed.to_string()),
-                world.journal
-            )
-        })
+        result.with_context(|| format!("seed {}; again: {}\n{}", self.seed, self.replay, world.journal))
     }
 
     fn trouble(&self, lab: &Lab, world: &mut World<'_>, launched: Duration) -> Result<Summary> {
