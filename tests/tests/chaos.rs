@@ -9,7 +9,7 @@ fn short(name: &str, seed: u64) {
     let chaos = Chaos {
         seed,
         hosts: 5,
-        time: Duration::from_secs(30),
+        time: Duration::from_secs(27),
         replay: format!("WEAVE_CHAOS_SEED={seed} cargo test -p weave-tests --test chaos of_the_day"),
     };
     // Not eprintln: the test harness would swallow it.
@@ -22,8 +22,9 @@ fn short(name: &str, seed: u64) {
 }
 
 #[test]
-fn of_a_seed_that_has_everything() {
-    short("chaos", 1);
+fn of_a_seed_that_has_nearly_everything() {
+    // 35 actions of 18 kinds.
+    short("chaos", 14081);
 }
 
 #[test]

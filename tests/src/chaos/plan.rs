@@ -172,7 +172,8 @@ impl Planner {
         }
         let news = if self.random.chance(30) { 2 } else { 1 };
         for _ in 0..news {
-            actions.extend(self.begin());
+            // What the dice say may not be possible now.
+            actions.extend((0..4).find_map(|_| self.begin()));
         }
         actions
     }
