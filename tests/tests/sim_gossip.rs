@@ -1,10 +1,14 @@
 //! What travels between peers that reconcile, and between these and originals.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use rand::RngExt;
 
+use weave_ctl::mesh::core::Input;
+use weave_ctl::mesh::message::{Envelope, Message};
 use weave_tests::sim::toy::Toys;
-use weave_tests::sim::{Faults, Sent, Settings, Traffic, World as AnyWorld};
+use weave_tests::sim::{Faults, Sent, Settings, Traffic, World as AnyWorld, name};
 
 type World = AnyWorld<Toys>;
 
@@ -143,4 +147,70 @@ fn changes_are_known_everywhere_within_seconds() {
         world.connect(29 - round, &[20 - round]);
         world.until("one link more", 8, World::settled);
     }
+}
+
+/// All are full, and then somebody comes who knows only one of them; later one of them returns.
+#[test]
+fn full_peers_let_in_who_has_no_other_way() {
+    for seed in 0..8 {
+        let mut world = world(seed, 13, true, |n| seed % 2 == 1 && n % 4 == 3);
+        world.settings.conn_limit = 4;
+        for node in 0..13 {
+            world.restart(node, Toys::default(), &[]);
+        }
+        for node in 1..12 {
+            world.connect(node, &[node - 1]);
+        }
+        let all: Vec<usize> = (0..12).collect();
+        world.until("twelve", 300, |w| w.settled_among(&all));
+        // Everybody takes in as many as it may, for the sake of the test.
+        for node in 0..12 {
+            world.connect(node, &[(node + 3) % 12, (node + 5) % 12]);
+        }
+        world.run(120);
+        world.connect(12, &[seed as usize]);
+        world.until("the thirteenth", 120, World::settled);
+        world.crash(4);
+        world.run(60);
+        world.restart(4, Toys::default(), &[7]);
+        world.until("the one who comes back", 120, World::settled);
+        for node in &world.nodes {
+            assert!(node.mesh.own().unwrap().connections.len() <= 4);
+        }
+    }
+}
+
+/// As where topologies disagree and something goes round in circles: what comes to be relayed without end.
+#[test]
+fn what_is_relayed_is_limited() {
+    let mut world = world(7, 3, false, |_| false);
+    world.connect(0, &[1]);
+    world.connect(1, &[2]);
+    world.until("a line", 60, World::settled);
+    let before = world.traffic.clone();
+    let conn = world.nodes[1].mesh.connection_to(name(0)).unwrap();
+    for tick in 0..400 {
+        for _ in 0..100 {
+            let envelope = Envelope {
+                channel: "any".to_owned(),
+                source: name(0),
+                payload: vec![tick as u8; 10],
+            };
+            let message = if tick % 2 == 0 {
+                Message::Broadcast(envelope)
+            } else {
+                let (to, raw) = (name(2), None);
+                Message::Unicast { to, envelope, raw }
+            };
+            world.input(1, Input::Received { conn, message });
+        }
+        world.run_for(Duration::from_millis(10));
+    }
+    let relayed = world.traffic.since(&before);
+    let relayed = of(&relayed, (5, "other")).messages + of(&relayed, (6, "other")).messages;
+    assert!((1000..3000).contains(&relayed), "{relayed} of 40000 were relayed");
+    assert!(world.nodes[1].mesh.counters().relays_limited > 30_000);
+    // Nothing else suffers.
+    world.run(10);
+    world.settled().unwrap();
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::claim::{Claim, Holder};
 use super::core::{Call, GARBAGE_DELAY, HEARTBEAT, Introduction, Mesh, Output};
 use super::gossip::TOPOLOGY;
+use super::limit::RelayLimit;
 use super::message::Message;
 use super::name::PeerName;
 use super::peers::MAX_PEERS;
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     pub(super) reconciles: bool,
     pub(super) heartbeat_at: Now,
     pub(super) queue: Queue,
+    /// What we pass on for it.
+    pub(super) relays: RelayLimit,
 }
 
 /// Why a connection does not become part of the mesh (texts of wire.md 2.7, 2.8).
@@ -131,7 +134,7 @@ impl Mesh {
             }
         }
         let limit = self.config.conn_limit;
-        if limit > 0 && self.conns.len() >= limit {
+        if limit > 0 && self.conns.len() >= limit && !self.make_room(call, theirs) {
             return Err(Refusal::Limit(limit));
         }
         if self.peers.get(theirs.name).is_none() && self.peers.is_full() {
@@ -257,6 +260,7 @@ impl Mesh {
                 reconciles,
                 heartbeat_at: call.now + HEARTBEAT,
                 queue: Queue::default(),
+                relays: RelayLimit::new(call.now),
             },
         );
         self.by_remote.insert(remote, conn);
@@ -335,9 +339,8 @@ impl Mesh {
                 link.established = true;
             }
         });
-        self.timers
-            .routes
-            .get_or_insert(call.now + super::core::ROUTES_DELAY);
+        let delay = self.routes_delay();
+        self.timers.routes.get_or_insert(call.now + delay);
         self.schedule_update(call.now, None);
     }
 
@@ -425,30 +428,11 @@ impl Mesh {
         } else {
             BTreeSet::new()
         };
+        let urgent = self.urgent();
+        self.targets.urgent = urgent;
         let dial = self.targets.refresh(now, &links, discovered, &mut self.rng);
         self.out
             .extend(dial.into_iter().map(|target| Output::Dial { target }));
-    }
-
-    /// Addresses of peers that others are connected to, and we are not (wire.md 5.1).
-    fn discovered(&self) -> BTreeSet<SocketAddr> {
-        let own = self.config.name;
-        if self.by_remote.len() + 1 >= self.peers.len() {
-            return BTreeSet::new();
-        }
-        let strangers: BTreeSet<PeerName> = self
-            .peers
-            .iter()
-            .map(|p| p.name)
-            .filter(|n| *n != own && !self.by_remote.contains_key(n))
-            .collect();
-        self.peers
-            .iter()
-            .filter(|p| p.name != own)
-            .flat_map(|p| &p.connections)
-            .filter(|l| strangers.contains(&l.name))
-            .filter_map(|l| targets::discovered(&l.remote_addr, l.outbound, self.config.port))
-            .collect()
     }
 
     pub(super) fn connection_with(&self, remote: PeerName) -> Option<(ConnId, &Connection)> {

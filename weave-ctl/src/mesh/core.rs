@@ -38,6 +38,10 @@ pub const UPDATE_DELAY: Duration = Duration::from_secs(1);
 pub const GARBAGE_DELAY: Duration = Duration::from_secs(1);
 /// From the first change to new routes (wire.md 4.4). Dialling is reconsidered as late.
 pub const ROUTES_DELAY: Duration = Duration::from_millis(100);
+/// With more peers than that it takes a millisecond longer for each.
+const MANY_PEERS: usize = 300;
+/// But never longer than this.
+const LONGEST_ROUTES_DELAY: Duration = Duration::from_secs(1);
 
 /// Times of what is due; `None` is not due.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub struct Mesh {
     pub(super) waiting_bytes: usize,
     /// Records that we have asked for.
     pub(super) asks: Asks,
+    /// When a connection was ended to make room.
+    pub(super) made_room: Option<Now>,
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
@@ -120,6 +126,7 @@ impl Mesh {
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             asks: Asks::default(),
+            made_room: None,
             doomed: Vec::new(),
             out: Vec::new(),
             contest: Contest::default(),
@@ -241,8 +248,15 @@ impl Mesh {
 
     /// The topology has changed: routes and targets are to be looked at.
     pub(super) fn topology_changed(&mut self, now: Now) {
-        self.timers.routes.get_or_insert(now + ROUTES_DELAY);
-        self.timers.dial.get_or_insert(now + ROUTES_DELAY);
+        let delay = self.routes_delay();
+        self.timers.routes.get_or_insert(now + delay);
+        self.timers.dial.get_or_insert(now + delay);
+    }
+
+    /// In a large mesh changes come thick and fast, and each recalculation costs more.
+    pub(super) fn routes_delay(&self) -> Duration {
+        let beyond = self.peers.len().saturating_sub(MANY_PEERS) as u64;
+        (ROUTES_DELAY + Duration::from_millis(beyond)).min(LONGEST_ROUTES_DELAY)
     }
 
     /// Our own record has changed: others are to be told.

@@ -202,6 +202,8 @@ pub struct Counters {
     pub loops_cut: u64,
     /// Messages for others that found a queue full.
     pub relays_dropped: u64,
+    /// Messages for others that came faster than we pass them on.
+    pub relays_limited: u64,
     /// Messages on channels that we do not relay, as there are too many.
     pub channels_refused: u64,
     /// Own messages larger than a frame may be.

@@ -173,8 +173,8 @@ impl Mesh {
                 self.told_of_namesake(call.now, *holder);
                 Ok(())
             }
-            Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
-            Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
+            Message::Gossip(envelope) => self.on_gossip(call, conn, from, envelope),
+            Message::Broadcast(envelope) => self.on_broadcast(call, conn, envelope),
             Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
             Message::Reconcile(payload) => {
                 self.on_reconcile(call, conn, &payload);
@@ -195,7 +195,13 @@ impl Mesh {
         }
     }
 
-    fn on_gossip(&mut self, call: &mut Call<'_>, from: PeerName, envelope: Envelope) -> Result<(), Rejected> {
+    fn on_gossip(
+        &mut self,
+        call: &mut Call<'_>,
+        conn: ConnId,
+        from: PeerName,
+        envelope: Envelope,
+    ) -> Result<(), Rejected> {
         let Envelope { channel, payload, .. } = envelope;
         let relay = Relay::Gossip { except: from };
         if channel == TOPOLOGY {
@@ -213,13 +219,19 @@ impl Mesh {
             }
         } else if let Some(name) = self.surrogate(call.now, &channel)
             && let Some(payload) = self.surrogates.unseen(call.now, &name, &payload)
+            && self.may_relay(call.now, conn)
         {
             self.relay(call, name, relay, Item::Relayed(VecDeque::from([payload])));
         }
         Ok(())
     }
 
-    fn on_broadcast(&mut self, call: &mut Call<'_>, envelope: Envelope) -> Result<(), Rejected> {
+    fn on_broadcast(
+        &mut self,
+        call: &mut Call<'_>,
+        conn: ConnId,
+        envelope: Envelope,
+    ) -> Result<(), Rejected> {
         let Envelope {
             channel,
             source,
@@ -232,18 +244,24 @@ impl Mesh {
         let relay = Relay::Broadcast { origin: source };
         if channel == TOPOLOGY {
             let (_, mentioned) = self.apply_topology(call, &payload)?;
-            self.relay(call, channel.into(), relay, Item::Peers(mentioned));
+            if self.may_relay(call.now, conn) {
+                self.relay(call, channel.into(), relay, Item::Peers(mentioned));
+            }
             return Ok(());
         }
         let heard = self.with_channel(call, &channel, |c, outlet| {
             c.on_broadcast(outlet, source, &payload)
         });
         if let Some(heard) = heard {
-            if let Some(data) = heard? {
+            if let Some(data) = heard?
+                && self.may_relay(call.now, conn)
+            {
                 let item = self.news(call, &channel, data);
                 self.relay(call, channel.into(), relay, item);
             }
-        } else if let Some(name) = self.surrogate(call.now, &channel) {
+        } else if let Some(name) = self.surrogate(call.now, &channel)
+            && self.may_relay(call.now, conn)
+        {
             self.relay(call, name, relay, Item::Relayed(VecDeque::from([payload.into()])));
         }
         Ok(())
@@ -262,6 +280,9 @@ impl Mesh {
             return Ok(());
         }
         if to != self.config.name {
+            if !self.may_relay(call.now, from) {
+                return Ok(());
+            }
             let body = raw.unwrap_or_else(|| {
                 Message::Unicast {
                     to,
@@ -286,6 +307,13 @@ impl Mesh {
         }
         self.with_channel(call, &channel, |c, outlet| c.on_unicast(outlet, source, &payload))
             .unwrap_or(Ok(()))
+    }
+
+    /// Is there anything left of what we pass on for this neighbour?
+    fn may_relay(&mut self, now: Now, from: ConnId) -> bool {
+        let may = self.conns.get_mut(&from).is_some_and(|c| c.relays.take(now));
+        self.counters.relays_limited += u64::from(!may);
+        may
     }
 
     /// Passes a unicast on unchanged; never back to where it came from, as nothing else ends a loop.

@@ -252,7 +252,9 @@ impl Peers {
             .collect();
         worklist.push(self.own);
         let mut reached: BTreeSet<PeerName> = worklist.iter().copied().collect();
-        while let Some(name) = worklist.pop() {
+        while reached.len() < self.table.len()
+            && let Some(name) = worklist.pop()
+        {
             for link in self.table.get(&name).map_or(&[][..], |p| &p.connections) {
                 if reached.insert(link.name) {
                     worklist.push(link.name);

@@ -191,7 +191,12 @@ fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
     if let Some(start) = hops.get_mut(from as usize) {
         *start = Some(from);
     }
+    let mut reached = 1;
     while !level.is_empty() {
+        if reached == graph.len() {
+            // Nothing can change any more: in a full mesh this is after the first peer.
+            return (hops, stop.is_some());
+        }
         level.sort_unstable();
         let mut next = Vec::new();
         for peer in level {
@@ -203,6 +208,7 @@ fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
                 if let Some(hop @ None) = hops.get_mut(*neighbour as usize) {
                     *hop = if peer == from { Some(*neighbour) } else { via };
                     next.push(*neighbour);
+                    reached += 1;
                 }
             }
         }

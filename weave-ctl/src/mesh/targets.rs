@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 
 use super::Now;
 use super::name::PeerName;
@@ -111,6 +112,8 @@ pub struct Targets {
     limit: usize,
     direct: Vec<ResolvedPeer>,
     targets: BTreeMap<SocketAddr, Target>,
+    /// Direct peers to be dialled even when the limit is reached.
+    pub(super) urgent: BTreeSet<SocketAddr>,
 }
 
 impl Targets {
@@ -122,6 +125,7 @@ impl Targets {
             limit,
             direct: Vec::new(),
             targets: BTreeMap::new(),
+            urgent: BTreeSet::new(),
         }
     }
 
@@ -145,6 +149,12 @@ impl Targets {
     #[must_use]
     pub fn is_direct(&self, addr: SocketAddr) -> bool {
         self.direct.iter().any(|d| self.address(d) == addr)
+    }
+
+    /// Direct peers with who answered there last.
+    pub(super) fn direct_answered(&self) -> impl Iterator<Item = (SocketAddr, PeerName)> {
+        let direct = self.direct.iter().map(|d| self.address(d));
+        direct.filter_map(|addr| Some((addr, self.targets.get(&addr)?.answered?)))
     }
 
     /// All targets.
@@ -231,7 +241,11 @@ impl Targets {
             .values()
             .filter(|t| t.state == State::Attempting)
             .count();
-        let mut dial = Vec::new();
+        let most = match self.limit {
+            0 => MAX_ATTEMPTS,
+            limit => MAX_ATTEMPTS.min(dial_limit(limit).saturating_sub(links.len())),
+        };
+        let (mut dial, mut due) = (Vec::new(), Vec::new());
         self.targets.retain(|addr, target| {
             if !matches!(target.state, State::Waiting | State::Suspended) {
                 return true;
@@ -242,11 +256,11 @@ impl Targets {
             }
             target.state = State::Waiting;
             if target.try_at.is_some_and(|at| at <= now) {
-                if self.limit > 0 && links.len() >= self.limit {
+                if self.limit > 0 && links.len() >= self.limit && !self.urgent.contains(addr) {
                     target.error = Some(limit_reached(self.limit));
                     target.later(now, rng);
-                } else if attempts >= MAX_ATTEMPTS && !direct.contains(addr) {
-                    target.try_at = Some(now + FIRST_INTERVAL);
+                } else if !direct.contains(addr) {
+                    due.push(*addr);
                 } else {
                     attempts += 1;
                     target.state = State::Attempting;
@@ -255,6 +269,22 @@ impl Targets {
             }
             true
         });
+        let room = most.saturating_sub(attempts);
+        if due.len() > room {
+            // Not everybody the same ones.
+            due.shuffle(rng);
+        }
+        for (index, addr) in due.into_iter().enumerate() {
+            if let Some(target) = self.targets.get_mut(&addr) {
+                if index < room {
+                    target.state = State::Attempting;
+                    dial.push(addr);
+                } else {
+                    target.try_at = Some(now + FIRST_INTERVAL);
+                }
+            }
+        }
+        dial.sort_unstable();
         dial
     }
 
@@ -287,6 +317,12 @@ impl Targets {
             .iter()
             .any(|l| !l.outbound && l.addr.ip() == addr.ip() && same_peer(l))
     }
+}
+
+/// Discovered peers are dialled up to here: a quarter of the limit is for those who come to us.
+#[must_use]
+pub fn dial_limit(limit: usize) -> usize {
+    limit - limit / 4
 }
 
 /// Text of wire.md 2.8.
