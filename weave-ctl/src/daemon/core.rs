@@ -1,7 +1,7 @@
 //! The daemon's loop: everything that happens goes through here, one thing after the other.
 //!
-//! In each turn: handle what came, write the maps if forwarding changed, save what must outlive
-//! us, and only then answer and send.
+//! In each turn: handle what came, write the maps if forwarding changed, begin to save what must outlive
+//! us. Answers and messages are held until that is on disk; the loop does not wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -21,10 +21,12 @@ use super::mtu::Mtu;
 use super::neighbours::Neighbours;
 use super::overlays::Overlays;
 use super::requests::Waiting;
+use super::saver::{Held, Saver};
 use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::mesh::channel::{Channel, Channels, Outlet};
+use crate::mesh::claim::Claim;
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::PeerName;
@@ -40,7 +42,7 @@ use crate::store::{Identity, Store};
 pub(super) const BATCH: usize = 256;
 /// IPAM's own clock (control.md 1.10).
 const IPAM_TICK: Duration = Duration::from_secs(5);
-/// Step of the clock on which MAC addresses age.
+/// Step of the clock on which MAC addresses age, and between two looks at who has traffic.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
 /// Between two sweeps of old MAC addresses (wire.md 6.9).
 const SWEEP: Duration = Duration::from_secs(60);
@@ -74,6 +76,8 @@ pub enum Ending {
     Stop,
     /// The kernel goes on until the next daemon takes over.
     HandOver,
+    /// This host has another name now: the next daemon is to start at once.
+    Renamed,
 }
 
 /// What the loop is made from.
@@ -84,6 +88,10 @@ pub struct Parts {
     pub secrecy: Arc<Secrecy>,
     /// Our name.
     pub name: PeerName,
+    /// Which process that name is (wire.md 1.2).
+    pub uid: u64,
+    /// The name with what is persisted of it.
+    pub identity: Identity,
     /// The mesh.
     pub mesh: Mesh,
     /// Its channels.
@@ -106,9 +114,16 @@ pub struct Parts {
 pub struct Daemon {
     pub(super) options: LaunchOptions,
     pub(super) name: PeerName,
+    pub(super) uid: u64,
+    pub(super) identity: Identity,
+    pub(super) claim: Option<Claim>,
+    pub(super) renamed: bool,
+    /// Interfaces of containers on the bridge.
+    pub(super) ports: BTreeSet<u32>,
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    saver: Saver,
     pub(super) overlays: Overlays,
     pub(super) neighbours: Neighbours,
     pub(super) mtu: Mtu,
@@ -173,6 +188,8 @@ impl Daemon {
             options,
             secrecy,
             name,
+            uid,
+            identity,
             mesh,
             channels,
             store,
@@ -189,14 +206,21 @@ impl Daemon {
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
+        let store = Arc::new(store);
         let connections = Connections::new(events.0.clone(), ours.clone(), secrecy, options.host);
         Ok(Self {
             forwarding: Forwarding::adopt(Now::ZERO, left),
             clock_base: overlays.fastdp.as_ref().map_or(0, Datapath::clock_s),
             options,
             name,
+            uid,
+            identity,
+            claim: None,
+            renamed: false,
+            ports: BTreeSet::new(),
             mesh,
             channels,
+            saver: Saver::start(store.clone())?,
             store,
             overlays,
             neighbours: Neighbours::default(),
@@ -230,8 +254,8 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// Runs until `stop` completes, which says what is to be left behind.
-    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
+    /// Runs until `stop` completes, which says what is to be left behind, or until we have another name.
+    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<Ending> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let mut ring = match self.overlays.fastdp {
@@ -240,6 +264,7 @@ impl Daemon {
         };
         self.scan_ports().await?;
         self.find_attached();
+        self.tell_claim();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;
         let ending = loop {
@@ -259,13 +284,18 @@ impl Daemon {
                     self.on_ring(&mut guard.get_inner_mut().0);
                     guard.clear_ready();
                 }
+                held = self.saver.saved() => self.release(held?),
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.on_time().await?;
             self.carry_out().await?;
             self.settle()?;
+            if self.renamed {
+                break Ending::Renamed;
+            }
         };
-        self.shut_down(ending)
+        self.shut_down(ending).await?;
+        Ok(ending)
     }
 
     fn next_deadline(&self) -> Now {
@@ -295,6 +325,7 @@ impl Daemon {
         if self.due.ipam <= now {
             self.due.ipam = now + IPAM_TICK;
             self.with_ipam(|ipam, out| ipam.tick(out));
+            self.tell_claim();
         }
         if self.due.clock <= now {
             self.due.clock = now + CLOCK_STEP;
@@ -303,6 +334,7 @@ impl Daemon {
             if let Some(datapath) = self.datapath() {
                 datapath.set_clock(clock)?;
             }
+            self.check_traffic()?;
         }
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
@@ -415,6 +447,8 @@ impl Daemon {
                 } => {
                     self.added(conn, remote, conn_uid, &features, outbound).await?;
                 }
+                Output::Farewell { conn, body } => self.connections.farewell(conn, body),
+                Output::NameTaken(why) => self.give_up_name(&why)?,
                 Output::Close { conn, reason } => {
                     tracing::info!("connection {conn} closed: {reason}");
                     self.connections.close(conn);
@@ -450,10 +484,8 @@ impl Daemon {
                     if let Some(datapath) = self.datapath() {
                         datapath.set_short_id(id.get())?;
                     }
-                    self.store.save_identity(&Identity {
-                        name: self.name,
-                        short_id: Some(id),
-                    })?;
+                    self.identity.short_id = Some(id);
+                    self.store.save_identity(&self.identity)?;
                     self.tell_features(|features| features.short_id = Some(id));
                     self.tables_stale = true;
                 }
@@ -476,37 +508,67 @@ impl Daemon {
         change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Writes maps, saves, answers, sends: in this order.
+    /// Writes maps; then saves, answers and sends, in this order, unless an earlier save is under way: what
+    /// follows that one waits, and will be saved together.
     fn settle(&mut self) -> anyhow::Result<()> {
         if std::mem::take(&mut self.tables_stale) {
             self.write_tables()?;
         }
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store
-                .save_ipam(&persisted)
-                .context("Error persisting ring data")?;
+        if self.saver.is_busy() {
+            return Ok(());
         }
-        self.answer();
-        let unix = unix_now();
-        for conn in std::mem::take(&mut self.to_pump) {
-            let (mesh, channels) = (&mut self.mesh, &mut self.channels);
-            self.connections
-                .pump(conn, || mesh.poll_send(conn, unix, channels));
+        // In this order: the messages tell of nothing that the changes lack.
+        let held = self.hold();
+        match self.channels.ipam.as_mut().and_then(Allocator::take_changes) {
+            Some(changes) => self.saver.save(changes, held)?,
+            None => self.release(held),
         }
         Ok(())
     }
 
-    fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
+    /// What may leave when all that has happened so far is on disk.
+    fn hold(&mut self) -> Held {
+        let mut messages = Vec::new();
+        let unix = unix_now();
+        for conn in std::mem::take(&mut self.to_pump) {
+            for _ in 0..self.connections.room(conn) {
+                let Some(body) = self.mesh.poll_send(conn, unix, &mut self.channels) else {
+                    break;
+                };
+                messages.push((conn, body));
+            }
+        }
+        let answers = self.answers();
+        Held { answers, messages }
+    }
+
+    fn release(&mut self, held: Held) {
+        held.answers.into_iter().for_each(|answer| answer());
+        for (conn, body) in held.messages {
+            self.connections.send(conn, body);
+        }
+    }
+
+    async fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store.save_ipam(&persisted)?;
+        let answers = self.answers();
+        let changes = self.channels.ipam.as_mut().and_then(Allocator::take_changes);
+        let earlier = self.saver.finish().await?;
+        if let Some(changes) = changes {
+            self.store
+                .save_ipam(&changes)
+                .context("Error persisting ring data")?;
         }
-        self.answer();
+        earlier
+            .answers
+            .into_iter()
+            .chain(answers)
+            .for_each(|answer| answer());
         if ending == Ending::HandOver {
             return Ok(());
         }
-        if let Some(datapath) = self.datapath() {
+        if let Ok(datapath) = &mut self.overlays.fastdp {
             datapath.enable(false)?;
             datapath.apply(&forwarding::Tables::default())?;
         }

@@ -3,15 +3,18 @@
 mod connections;
 mod core;
 mod event;
+mod gate;
 mod handle;
 mod host;
 mod logging;
 mod mtu;
+mod naming;
 mod neighbours;
 mod overlays;
 mod paths;
 mod report;
 mod requests;
+mod saver;
 mod start;
 
 pub use overlays::TAP;
