@@ -236,7 +236,7 @@ impl Targets {
                 self.targets.insert(*addr, Target::new(now));
             }
         }
-        let mut attempts = self
+        let attempts = self
             .targets
             .values()
             .filter(|t| t.state == State::Attempting)
@@ -262,7 +262,6 @@ impl Targets {
                 } else if !direct.contains(addr) {
                     due.push(*addr);
                 } else {
-                    attempts += 1;
                     target.state = State::Attempting;
                     dial.push(*addr);
                 }
