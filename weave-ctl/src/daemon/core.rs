@@ -397,6 +397,7 @@ impl Daemon {
                     connected,
                 });
             }
+            Event::Moved(peer) => self.mesh_input(Input::Moved(peer)),
             Event::AcceptFailed { remote, error } => self.mesh_input(Input::AcceptFailed { remote, error }),
             Event::Received { conn, message } => self.mesh_input(Input::Received { conn, message }),
             Event::Closed { conn, error } => {
@@ -430,7 +431,10 @@ impl Daemon {
     async fn carry_out(&mut self) -> anyhow::Result<()> {
         while let Some(output) = self.outputs.pop_front() {
             match output {
-                Output::Dial { target } => self.connections.dial(target),
+                Output::Dial { target } => {
+                    let texts = self.mesh.direct_at(target).map(str::to_owned).collect();
+                    self.connections.dial(target, texts, self.options.port);
+                }
                 Output::Added {
                     conn,
                     remote,
