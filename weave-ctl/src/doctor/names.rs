@@ -70,7 +70,14 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
                 outcome => format!(": {outcome}"),
             }
         );
-        found.push(collided(what));
+        found.push(match collision.outcome.contains("by itself") {
+            true => Finding::warning("name-collision", what)
+                .why("clones of one machine, or of its data directory, have one name")
+                .run(
+                    "wait a minute; if it is seen again, on one of the two: weave launch --name NEW_NAME ...",
+                ),
+            false => collided(what),
+        });
     }
     for connection in &router.connections {
         let Some(attempt) = &connection.attempt else {
