@@ -60,22 +60,20 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
             "" => "another peer",
             nick => nick,
         };
-        let what = format!(
-            "{nick} at {} uses our peer name {} (seen {} ago){}",
-            collision.address,
-            collision.name,
-            seconds(collision.seconds_ago),
-            match collision.outcome.as_str() {
-                "" => String::new(),
-                outcome => format!(": {outcome}"),
-            }
+        let at = match collision.address.as_str() {
+            "" => String::new(),
+            address => format!(" at {address}"),
+        };
+        let mut what = format!(
+            "{nick}{at} had the same peer name as this host {} ago",
+            seconds(collision.seconds_ago)
         );
+        if !collision.outcome.is_empty() {
+            what.push_str(&format!(": {}", collision.outcome));
+        }
         found.push(match collision.outcome.contains("by itself") {
-            true => Finding::warning("name-collision", what)
-                .why("clones of one machine, or of its data directory, have one name")
-                .run(
-                    "wait a minute; if it is seen again, on one of the two: weave launch --name NEW_NAME ...",
-                ),
+            true => Finding::note("name-collision", what)
+                .why("such hosts are clones of one another; nothing is left to do"),
             false => collided(what),
         });
     }
