@@ -4,6 +4,7 @@ use std::future::Future;
 
 use super::report::Report;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 
 /// A request that failed, with the text that the client gets in the body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn free_all(&self, id: String) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `GET /ring`: returns once a ring exists.
     fn prime(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `POST /ipam/adopt`: gives up our address ring for the other side's in a conflict.
+    fn adopt(&self, peer: Option<String>) -> impl Future<Output = Result<Adopted, BackendError>> + Send;
     /// `GET /ipinfo/defaultsubnet`.
     fn default_subnet(&self) -> Option<Cidr>;
     /// `POST /connect`. One error line per bad peer; the good ones are applied.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::backend::{Backend, BackendError, OwnedList};
 use super::report::Report;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 
 /// The double. Clones share everything.
 #[derive(Clone)]
@@ -181,6 +182,19 @@ impl Backend for Double {
             self.wait().await;
         }
         Ok(())
+    }
+
+    async fn adopt(&self, peer: Option<String>) -> Result<Adopted, BackendError> {
+        self.call(format!("adopt {peer:?}"));
+        if peer.as_deref() == Some("nobody") {
+            return bad("there is no conflict with nobody");
+        }
+        let address = |id: &str, cidr: &str| vec![(id.to_owned(), cidr.parse().unwrap())];
+        Ok(Adopted {
+            kept: address("x1", "10.32.0.9/12"),
+            lost: address("x2", "10.33.7.7/12"),
+            waiting: Vec::new(),
+        })
     }
 
     fn default_subnet(&self) -> Option<Cidr> {

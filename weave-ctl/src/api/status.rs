@@ -354,6 +354,14 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
             share.addresses
         );
     }
+    for conflict in &ipam.conflicts {
+        let owner = format!("{}({})", conflict.peer, conflict.nickname);
+        let _ = writeln!(
+            out,
+            "{owner:<37} conflict: {} - {}",
+            conflict.text, conflict.remedy
+        );
+    }
     out
 }
 

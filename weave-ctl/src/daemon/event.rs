@@ -8,6 +8,7 @@ use crate::api::backend::{BackendError, OwnedList};
 use crate::api::report::Report;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::ConnId;
 use crate::mesh::handshake::Features;
@@ -121,6 +122,15 @@ pub enum Request {
         request: RequestId,
         /// Where to answer.
         answer: Answer<()>,
+    },
+    /// Take the other side's ring in a conflict.
+    Adopt {
+        /// Number, for cancelling.
+        request: RequestId,
+        /// Name or nickname; the only other side if absent.
+        peer: Option<String>,
+        /// Where to answer.
+        answer: Answer<Adopted>,
     },
     /// The client has gone away.
     Cancel(RequestId),

@@ -10,6 +10,7 @@ use super::event::{Answer, Event, Events, Request};
 use crate::api::backend::{Backend, BackendError, OwnedList};
 use crate::api::report::Report;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::targets::ResolvedPeer;
 
@@ -133,6 +134,15 @@ impl Backend for Handle {
     async fn prime(&self) -> Result<(), BackendError> {
         self.ask_patiently(|request, answer| Request::Prime { request, answer })
             .await
+    }
+
+    async fn adopt(&self, peer: Option<String>) -> Result<Adopted, BackendError> {
+        self.ask_patiently(|request, answer| Request::Adopt {
+            request,
+            peer,
+            answer,
+        })
+        .await
     }
 
     fn default_subnet(&self) -> Option<Cidr> {

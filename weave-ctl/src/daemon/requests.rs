@@ -8,6 +8,7 @@ use super::core::Daemon;
 use super::event::{Answer, Request};
 use crate::api::backend::BackendError;
 use crate::ipam::address::Cidr;
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::{ClaimOptions, IpamError, Reply, RequestId};
 use crate::mesh::core::Input;
 
@@ -16,6 +17,7 @@ const NOBODY: RequestId = 0;
 
 enum Waiter {
     Allocate(Answer<Cidr>),
+    Adopt(Answer<Adopted>),
     Other(Answer<()>),
 }
 
@@ -70,6 +72,14 @@ impl Daemon {
             Request::Prime { request, answer } => {
                 self.waiting.0.insert(request, Waiter::Other(answer));
                 self.with_ipam(|ipam, out| ipam.prime(out, request));
+            }
+            Request::Adopt {
+                request,
+                peer,
+                answer,
+            } => {
+                self.waiting.0.insert(request, Waiter::Adopt(answer));
+                self.with_ipam(|ipam, out| ipam.adopt(out, request, peer.as_deref()));
             }
             Request::Cancel(request) => {
                 self.waiting.0.remove(&request);
@@ -150,6 +160,9 @@ impl Daemon {
                 (Some(Waiter::Allocate(answer)), Reply::Allocated(cidr)) => send(answer, Ok(cidr)),
                 (Some(Waiter::Allocate(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
                 (Some(Waiter::Other(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
+                (Some(Waiter::Adopt(answer)), Reply::Adopted(adopted)) => send(answer, Ok(adopted)),
+                (Some(Waiter::Adopt(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
+                (Some(Waiter::Adopt(answer)), _) => send(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Other(answer)), Reply::Done) => send(answer, Ok(())),
                 (Some(Waiter::Allocate(answer)), _) => send(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Other(answer)), _) => send(answer, Err(BackendError::Cancelled)),

@@ -10,16 +10,19 @@ use std::collections::{BTreeMap, HashMap};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::{Deserialize, Serialize};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info};
 
-use super::address::{Cidr, Range};
-use super::gossip;
+use super::address::{Address, Cidr, Range};
+use super::adopt::Adoption;
+use super::conflicts::Conflict;
+use super::gossip::{self, Skipped};
 use super::mode::{InitMode, quorum};
 use super::operations::{Pending, Reply, RequestId};
 use super::owned::{Owned, OwnedRecord};
 use super::paxos::{NodeId, Paxos, Voter};
 use super::ring::Ring;
 use super::space::Space;
+use super::strays::Lost;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
@@ -82,7 +85,17 @@ pub struct Allocator {
     /// We have given everything away.
     pub(super) departed: bool,
     /// Some record is about an address that the ring says is not ours.
-    stray: bool,
+    pub(super) stray: bool,
+    /// When their owners were asked for stray addresses.
+    pub(super) asked_strays: BTreeMap<Address, Now>,
+    /// What could not be had back.
+    pub(super) lost: BTreeMap<Address, Lost>,
+    /// Rings that do not fit with ours, the latest last.
+    pub(super) conflicts: Vec<Conflict>,
+    pub(super) adoptions: Vec<Adoption>,
+    /// Neighbours' clocks minus ours, in seconds.
+    pub(super) clocks: BTreeMap<PeerName, i64>,
+    pub(super) skipped: Skipped,
     saved_ring: Ring,
     saved_voter: Option<Voter>,
 }
@@ -107,6 +120,12 @@ impl Allocator {
             stopping: false,
             departed: false,
             stray: false,
+            asked_strays: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            conflicts: Vec::new(),
+            adoptions: Vec::new(),
+            clocks: BTreeMap::new(),
+            skipped: Skipped::default(),
             saved_ring: empty,
             saved_voter: None,
             config,
@@ -203,6 +222,7 @@ impl Allocator {
     pub(super) fn finish(&mut self) {
         self.agree_with_ring();
         self.report_free();
+        self.finish_adoptions(None);
     }
 
     pub(super) fn report_free(&mut self) {
@@ -225,7 +245,7 @@ impl Allocator {
         }
     }
 
-    fn rebuild(&mut self) {
+    pub(super) fn rebuild(&mut self) {
         let name = self.config.name;
         self.space.clear();
         self.space.extend(&self.ring.owned_ranges(name));
@@ -234,7 +254,7 @@ impl Allocator {
             let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
             for cidr in inside {
                 if let Err(error) = self.space.claim(cidr.addr) {
-                    warn!("[allocator {name}] {cidr} of {}: {error}", record.id);
+                    debug!("[allocator {name}] {cidr} of {}: {error}", record.id);
                     self.stray = true;
                 }
             }
@@ -247,6 +267,8 @@ impl Allocator {
             self.propose(out);
         }
         self.release_dead(out.now());
+        self.age_conflicts(out);
+        self.finish_adoptions(Some(out.now()));
         self.retry_pending(out);
         self.finish();
     }
@@ -296,7 +318,11 @@ impl Allocator {
         if self.departed {
             self.hand_over(out);
         }
+        let strays = self.stray;
         self.agree_with_ring();
+        if !strays {
+            self.tell_strays("ranges that we use were taken over");
+        }
         self.retry_pending(out);
     }
 

@@ -1,9 +1,13 @@
 //! IP address allocation (`spec/control.md` section 1). Pure.
 
 pub mod address;
+pub mod adopt;
 pub mod allocator;
 #[cfg(test)]
 mod allocator_tests;
+#[cfg(test)]
+mod conflict_tests;
+pub mod conflicts;
 mod containers;
 mod gossip;
 mod merge;
@@ -19,4 +23,5 @@ mod ring_tests;
 mod sim;
 pub mod space;
 mod status;
+mod strays;
 mod takeover;

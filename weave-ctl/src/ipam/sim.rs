@@ -13,7 +13,7 @@ use super::mode::InitMode;
 use super::operations::{ClaimOptions, Reply, RequestId};
 use super::ring::Entry;
 use crate::mesh::Now;
-use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected, UnicastError};
+use crate::mesh::channel::{Channel, GossipData, Neighbour, Outlet, Rejected, UnicastError};
 use crate::mesh::name::PeerName;
 
 pub(super) const UNIX: i64 = 1_600_000_000;
@@ -34,6 +34,7 @@ pub(super) struct FakeOutlet {
     pub now: Now,
     pub known: BTreeSet<PeerName>,
     pub targets: usize,
+    pub neighbour: Option<Neighbour>,
     pub sent: Vec<Sent>,
 }
 
@@ -52,6 +53,9 @@ impl Outlet for FakeOutlet {
     }
     fn active_targets(&self) -> usize {
         self.targets
+    }
+    fn neighbour(&self) -> Option<Neighbour> {
+        self.neighbour
     }
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError> {
         if !self.known.contains(&to) {
@@ -248,7 +252,7 @@ impl World {
             now: self.now,
             known: self.reachable(n).into_iter().map(peer).collect(),
             targets: self.nodes.len() - 1,
-            sent: Vec::new(),
+            ..FakeOutlet::default()
         };
         let seed = self.seed;
         let Some(allocator) = self.nodes[n].allocator.as_mut() else {
@@ -257,6 +261,10 @@ impl World {
         if let Err(why) = run(allocator, &mut out) {
             panic!("seed {seed}: {n} rejects: {why}");
         }
+        if let Some(conflict) = allocator.conflicts().next() {
+            panic!("seed {seed}: {n} in conflict: {}", conflict.text);
+        }
+        assert!(allocator.strays().is_empty(), "seed {seed}: {n} lost addresses");
         let dirty = allocator.take_dirty();
         let replies = allocator.take_replies();
         if self.chaos && self.rng.random_bool(self.crash) {

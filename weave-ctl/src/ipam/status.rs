@@ -41,6 +41,15 @@ impl Allocator {
             entries: entries.collect(),
             pending_claims: claims.collect(),
             pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
+            conflicts: self.report_conflicts(out.now()),
+            clock_skew: self
+                .clock_skew()
+                .map(|(peer, seconds)| report::ClockSkew {
+                    peer: peer.to_string(),
+                    nickname: self.nicknames.get(&peer).cloned().unwrap_or_default(),
+                    seconds,
+                })
+                .collect(),
             ..report::Ipam::default()
         }
     }

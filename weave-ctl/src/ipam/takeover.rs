@@ -21,6 +21,12 @@ impl Allocator {
         if out.is_known(peer) {
             warn!("[allocator {us}] taking over from {peer}, which is still connected");
         }
+        self.take_over(out, peer)
+    }
+
+    /// Takes over everything of that peer; by how much our free space grew.
+    pub(super) fn take_over(&mut self, out: &mut dyn Outlet, peer: PeerName) -> u32 {
+        let us = self.config.name;
         let before = self.space.total_free();
         if self.ring.transfer(peer, us).is_empty() {
             return 0;

@@ -72,6 +72,8 @@ pub struct Mesh {
     /// To be passed on once the routes are up to date.
     pub(super) waiting: BTreeMap<(Arc<str>, Relay), Item>,
     pub(super) waiting_bytes: usize,
+    /// The connection whose message is being handled.
+    pub(super) delivered_by: Option<ConnId>,
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
@@ -112,6 +114,7 @@ impl Mesh {
             update: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            delivered_by: None,
             doomed: Vec::new(),
             out: Vec::new(),
             terminations: 0,

@@ -15,6 +15,7 @@ use crate::api::backend::{Backend, BackendError};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
 use crate::ipam::address::Cidr;
+use crate::ipam::adopt::Adopted;
 
 /// Longest form accepted, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -74,6 +75,7 @@ fn ipam_routes<B: Backend>() -> Router<B> {
             get(lookup_in::<B>).post(allocate_in::<B>).put(claim::<B>),
         )
         .route("/ring", get(prime::<B>))
+        .route("/ipam/adopt", post(adopt::<B>))
         .route("/ipinfo/defaultsubnet", get(default_subnet::<B>))
         .route("/ipinfo/tracker", get(|| async { reply::text("\n") }))
 }
@@ -165,6 +167,18 @@ async fn free_all<B: Backend>(State(backend): State<B>, Path(id): Path<String>) 
 async fn prime<B: Backend>(State(backend): State<B>) -> Answer {
     backend.prime().await?;
     Ok(reply::text(""))
+}
+
+/// One line for each address in use here: `kept`, `lost` or `waiting`, whose it is, and the address.
+async fn adopt<B: Backend>(State(backend): State<B>, params: Params) -> Answer {
+    let adopted = backend.adopt(params.all("peer").into_iter().next()).await?;
+    let Adopted { kept, lost, waiting } = adopted;
+    let lists = [("kept", kept), ("lost", lost), ("waiting", waiting)];
+    let lines = lists.into_iter().flat_map(|(what, list)| {
+        list.into_iter()
+            .map(move |(id, cidr)| format!("{what} {id} {cidr}\n"))
+    });
+    Ok(reply::text(lines.collect::<String>()))
 }
 
 async fn default_subnet<B: Backend>(State(backend): State<B>) -> Response {
