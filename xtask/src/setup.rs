@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use weave_tests::process;
+use weave_tests::{mesh_peer, process};
 
 use crate::shell::{as_root, ask, cargo, clean, find, heading, is_root};
 use crate::toolchain::{self, BPF_LINKER_VERSION, Compiler, HOW_TO_GET_A_COMPILER};
@@ -41,6 +41,9 @@ const DOCKER: [(&str, &str); 4] = [
     ("runc", "runc"),
     ("busybox", "busybox-static"),
 ];
+/// The original's mesh library and a compiler for it (80 MB; about a minute), also only where `CI` is set.
+/// Without them a few tests are skipped, which the summary tells: so failing to get them is no failure.
+const THIRD_PARTY: [&str; 2] = ["golang-go", mesh_peer::PACKAGE];
 
 /// Installs what is missing.
 pub fn run(detail: Detail) -> Result<()> {
@@ -77,6 +80,21 @@ pub fn run(detail: Detail) -> Result<()> {
     }
     if !missing.is_empty() {
         install_packages(&missing)?;
+    }
+    let third_party = mesh_peer::can_be_built();
+    note(
+        &THIRD_PARTY.join(", "),
+        if third_party {
+            "present"
+        } else {
+            "missing (optional)"
+        },
+    );
+    if !third_party
+        && std::env::var_os("CI").is_some()
+        && let Err(error) = install_packages(&THIRD_PARTY)
+    {
+        println!("  left out: {error:#}");
     }
     let compiler = compiler()?;
     note(

@@ -14,4 +14,5 @@ mod report;
 mod requests;
 mod start;
 
+pub use overlays::TAP;
 pub use start::run;

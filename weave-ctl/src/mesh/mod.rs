@@ -21,8 +21,7 @@ pub mod queue;
 pub mod routes;
 mod sending;
 pub mod short_ids;
-#[cfg(test)]
-mod sim;
+pub mod sizes;
 pub mod status;
 pub mod summary;
 pub mod surrogate;

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::channel::{Channel, Channels, GossipData, Outlet, Rejected};
-use super::super::name::PeerName;
+use weave_ctl::mesh::channel::{Channel, Channels, GossipData, Outlet, Rejected};
+use weave_ctl::mesh::name::PeerName;
+
+use super::Site;
 
 /// The toy channel's name.
 pub const TOY: &str = "toy";
@@ -14,15 +16,20 @@ pub const POISON: &[u8] = b"poison!!";
 /// Numbers known here, and what arrived.
 #[derive(Default)]
 pub struct Toy {
+    /// The state.
     pub numbers: BTreeSet<u64>,
+    /// By whom, and what.
     pub unicasts: Vec<(PeerName, Vec<u8>)>,
+    /// By whom, and what.
     pub broadcasts: Vec<(PeerName, Vec<u8>)>,
+    /// Peers that the mesh has dropped.
     pub gone: Vec<PeerName>,
 }
 
 /// The channels of a simulated peer; without a toy, it relays for the others.
 #[derive(Default)]
 pub struct Toys {
+    /// It.
     pub toy: Option<Toy>,
 }
 
@@ -76,6 +83,10 @@ impl Channel for Toy {
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {
         self.gone.push(peer);
     }
+}
+
+impl Site for Toys {
+    const CHANNEL: &'static str = TOY;
 }
 
 impl Channels for Toys {

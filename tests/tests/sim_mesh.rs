@@ -1,13 +1,15 @@
-//! What holds for every seed.
+//! What holds for the mesh alone, whatever the seed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::super::channel::Channels;
-use super::toy::{self, TOY, Toy};
-use super::{Settings, World, name, unix};
+use weave_tests::sim::toy::{self, Toy, Toys};
+use weave_tests::sim::{Settings, World as AnyWorld, name};
+
+type World = AnyWorld<Toys>;
 
 /// What a debug build can do in a few seconds.
 const LARGE: usize = 32;
@@ -20,6 +22,10 @@ fn settings(seed: u64, peers: usize) -> Settings {
         conn_limit: 0,
         same_short_id: false,
     }
+}
+
+fn world(settings: Settings) -> World {
+    World::new(settings, |_| Toys::default())
 }
 
 /// A random tree plus some more links, all dialled as direct peers: by each the ones returned.
@@ -40,7 +46,7 @@ fn sparse(world: &mut World) -> Vec<Vec<usize>> {
 
 /// Everybody is told one other peer; discovery does the rest.
 fn joined(settings: Settings) -> World {
-    let mut world = World::new(settings);
+    let mut world = world(settings);
     for node in 1..world.nodes.len() {
         let to = world.rng.random_range(0..node);
         world.connect(node, &[to]);
@@ -79,7 +85,7 @@ fn shake(world: &mut World, dials: &[Vec<usize>]) {
         world.crash(node);
         let pause = world.rng.random_range(0..5);
         world.run(pause);
-        world.restart(node, &dials[node]);
+        world.restart(node, Toys::default(), &dials[node]);
     }
     world.lose_connections(10);
     world.run(3);
@@ -88,7 +94,7 @@ fn shake(world: &mut World, dials: &[Vec<usize>]) {
 #[test]
 fn a_hundred_peers_in_a_sparse_mesh() {
     for seed in 200..202 {
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             discovery: false,
             ..settings(seed, 100)
         });
@@ -105,7 +111,7 @@ fn a_hundred_peers_in_a_sparse_mesh() {
 #[test]
 fn sparse_meshes_without_discovery() {
     for (seed, peers) in (0..20).map(|s| (s, 3 + s as usize)).chain([(50, 100)]) {
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             discovery: false,
             ..settings(seed, peers)
         });
@@ -117,7 +123,7 @@ fn sparse_meshes_without_discovery() {
 #[test]
 fn a_connection_limit_is_kept_and_relaying_works() {
     for seed in 0..6 {
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             conn_limit: 5,
             ..settings(seed, 16)
         });
@@ -154,7 +160,7 @@ fn restarted_peers_are_believed_again() {
             if world.rng.random() {
                 world.run(world.settings.seed % 7);
             }
-            world.restart(node, &[(node + 1 + round) % 8]);
+            world.restart(node, Toys::default(), &[(node + 1 + round) % 8]);
         }
         world.until("a full mesh after restarts", 600, World::full_mesh);
     }
@@ -164,7 +170,7 @@ fn restarted_peers_are_believed_again() {
 #[test]
 fn a_restarted_peer_overtakes_what_others_remember_of_it() {
     for seed in 0..8 {
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             discovery: false,
             ..settings(seed, 4)
         });
@@ -174,11 +180,11 @@ fn a_restarted_peer_overtakes_what_others_remember_of_it() {
         for _ in 0..4 {
             world.until("a line", 120, World::settled);
             world.crash(3);
-            world.restart(3, &[2]);
+            world.restart(3, Toys::default(), &[2]);
         }
         world.until("a line", 120, World::settled);
         world.crash(2);
-        world.restart(2, &[1, 3]);
+        world.restart(2, Toys::default(), &[1, 3]);
         world.until("a line again", 120, World::settled);
     }
 }
@@ -188,14 +194,14 @@ fn dead_peers_are_forgotten_by_all() {
     for seed in 0..6 {
         let mut world = joined(settings(seed, 9));
         for node in &mut world.nodes {
-            node.toys.toy = Some(Toy::default());
+            node.site.toy = Some(Toy::default());
         }
         world.until("a full mesh", 120, World::full_mesh);
         world.crash(3);
         world.crash(7);
         world.until("two fewer", 60, World::full_mesh);
         for node in world.nodes.iter().filter(|n| n.up) {
-            let gone: BTreeSet<_> = node.toys.toy.as_ref().unwrap().gone.iter().copied().collect();
+            let gone: BTreeSet<_> = node.site.toy.as_ref().unwrap().gone.iter().copied().collect();
             assert!(
                 gone.contains(&name(3)) && gone.contains(&name(7)),
                 "channels are told: {gone:?}"
@@ -225,29 +231,29 @@ fn partitions_heal() {
 fn unicasts_arrive_once_and_broadcasts_everywhere_through_peers_without_the_channel() {
     for seed in 0..10 {
         let peers = 14;
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             discovery: false,
             ..settings(seed, peers)
         });
         for n in (0..peers).filter(|n| n % 3 != 2) {
-            world.nodes[n].toys.toy = Some(Toy::default());
+            world.nodes[n].site.toy = Some(Toy::default());
         }
         sparse(&mut world);
         world.until("a sparse mesh", 120, World::settled);
         let with_toy: Vec<usize> = (0..peers)
-            .filter(|n| world.nodes[*n].toys.toy.is_some())
+            .filter(|n| world.nodes[*n].site.toy.is_some())
             .collect();
         for &from in &with_toy {
             for &to in with_toy.iter().filter(|to| **to != from) {
-                act(&mut world, from, |out| {
+                world.act(from, |_, out| {
                     out.unicast(name(to), vec![from as u8, to as u8]).unwrap()
                 });
             }
-            act(&mut world, from, |out| out.broadcast(toy::data([from as u64])));
+            world.act(from, |_, out| out.broadcast(toy::data([from as u64])));
         }
         world.run(5);
         for &here in &with_toy {
-            let toy = world.nodes[here].toys.toy.as_mut().unwrap();
+            let toy = world.nodes[here].site.toy.as_mut().unwrap();
             toy.unicasts.sort();
             toy.broadcasts.sort();
             let others = with_toy.iter().filter(|n| **n != here);
@@ -268,7 +274,7 @@ fn unicasts_arrive_once_and_broadcasts_everywhere_through_peers_without_the_chan
 fn gossip_reaches_everybody_through_peers_without_the_channel() {
     for seed in 0..6 {
         let peers = 12;
-        let mut world = World::new(Settings {
+        let mut world = world(Settings {
             discovery: false,
             ..settings(seed, peers)
         });
@@ -278,7 +284,7 @@ fn gossip_reaches_everybody_through_peers_without_the_channel() {
         }
         world.until("a line", 120, World::settled);
         for n in (0..peers).step_by(2) {
-            world.nodes[n].toys.toy = Some(Toy {
+            world.nodes[n].site.toy = Some(Toy {
                 numbers: BTreeSet::from([n as u64]),
                 ..Toy::default()
             });
@@ -288,7 +294,7 @@ fn gossip_reaches_everybody_through_peers_without_the_channel() {
             let lagging = w
                 .nodes
                 .iter()
-                .filter_map(|n| n.toys.toy.as_ref())
+                .filter_map(|n| n.site.toy.as_ref())
                 .filter(|t| !full(t))
                 .count();
             if lagging == 0 {
@@ -302,14 +308,14 @@ fn gossip_reaches_everybody_through_peers_without_the_channel() {
 
 #[test]
 fn a_channel_that_rejects_closes_the_connection_and_says_why() {
-    let mut world = World::new(settings(3, 2));
+    let mut world = world(settings(3, 2));
     for node in &mut world.nodes {
-        node.toys.toy = Some(Toy::default());
+        node.site.toy = Some(Toy::default());
     }
     world.connect(0, &[1]);
     world.until("a pair", 60, World::full_mesh);
     let poison = u64::from_be_bytes(toy::POISON.try_into().unwrap());
-    world.nodes[1].toys.toy.as_mut().unwrap().numbers.insert(poison);
+    world.nodes[1].site.toy.as_mut().unwrap().numbers.insert(poison);
     world.until("a reason", 60, |w| {
         let status = w.nodes[0].mesh.connections_status(w.now);
         let found = status
@@ -326,7 +332,7 @@ fn the_same_seed_gives_the_same_run() {
         world.run(60);
         (
             world.handled,
-            world.bytes,
+            world.traffic.clone(),
             world
                 .nodes
                 .iter()
@@ -335,14 +341,4 @@ fn the_same_seed_gives_the_same_run() {
         )
     };
     assert_eq!(run(), run());
-}
-
-fn act(world: &mut World, node: usize, what: impl FnOnce(&mut dyn super::super::channel::Outlet)) {
-    let now = world.now;
-    let entry = &mut world.nodes[node];
-    assert_eq!(entry.toys.names(), [TOY]);
-    let ((), outputs) = entry
-        .mesh
-        .with_outlet(now, unix(now), TOY, &mut entry.toys, |_, out| what(out));
-    world.carry_out(node, outputs);
 }

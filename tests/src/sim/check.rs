@@ -2,24 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::name::PeerName;
-use super::{World, name};
+use weave_ctl::mesh::name::PeerName;
+
+use super::{Site, World, name};
 
 /// Broadcast trees checked in a large mesh.
 const ORIGINS: usize = 12;
 
-impl World {
-    fn up(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|n| self.nodes[*n].up).collect()
-    }
-
+impl<S: Site> World<S> {
     /// The running peers agree on a topology of exactly themselves, and data finds its way.
-    pub(super) fn settled(&mut self) -> Result<(), String> {
+    pub fn settled(&mut self) -> Result<(), String> {
         self.settled_among(&self.up())
     }
 
     /// The same for some of them, between which there is no barrier.
-    pub(super) fn settled_among(&mut self, group: &[usize]) -> Result<(), String> {
+    pub fn settled_among(&mut self, group: &[usize]) -> Result<(), String> {
         self.topology_agrees(group)?;
         self.short_ids_unique(group)?;
         self.unicast_arrives(group)?;
@@ -141,7 +138,7 @@ impl World {
     }
 
     /// Every peer has a connection to every other.
-    pub(super) fn full_mesh(&mut self) -> Result<(), String> {
+    pub fn full_mesh(&mut self) -> Result<(), String> {
         let up = self.up();
         for &node in &up {
             let links = self.nodes[node].mesh.own().unwrap().connections.len();

@@ -1,20 +1,20 @@
 //! One mesh among liars: whatever they send, it stays whole and small.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::core::{Input, Introduction};
-use super::super::handshake::Features;
-use super::super::message::{Envelope, Message};
-use super::super::name::ShortId;
-
-use super::super::summary::{ConnectionSummary, PeerSummary, encode_topology};
-use super::super::targets::ResolvedPeer;
-use super::toy::{Toy, Toys};
-use super::{Settings, World, address, name, unix};
-use crate::mesh::Now;
+use weave_ctl::mesh::Now;
+use weave_ctl::mesh::core::{Input, Introduction};
+use weave_ctl::mesh::handshake::Features;
+use weave_ctl::mesh::message::{Envelope, Message};
+use weave_ctl::mesh::name::ShortId;
+use weave_ctl::mesh::summary::{ConnectionSummary, PeerSummary, encode_topology};
+use weave_ctl::mesh::targets::ResolvedPeer;
+use weave_tests::sim::toy::{Toy, Toys};
+use weave_tests::sim::{Settings, World, address, name};
 
 fn lie(rng: &mut SmallRng) -> PeerSummary {
     let links = rng.random_range(0..12);
@@ -123,7 +123,7 @@ fn input(rng: &mut SmallRng) -> Input {
 }
 
 /// What must be true whatever happens.
-fn whole(world: &mut World) {
+fn whole(world: &mut World<Toys>) {
     let mesh = &mut world.nodes[0].mesh;
     let own = mesh.own().unwrap().clone();
     assert_eq!((own.name, own.nickname.as_str()), (name(0), "host0"));
@@ -165,27 +165,21 @@ fn lies_do_no_harm() {
             conn_limit: (seed % 3) as usize * 3,
             same_short_id: true,
         };
-        let mut world = World::new(settings);
-        world.nodes[0].toys = Toys {
+        let mut world = World::new(settings, |_| Toys {
             toy: Some(Toy::default()),
-        };
+        });
         let mut rng = SmallRng::seed_from_u64(seed);
         for _ in 0..400 {
             world.now += Now::from_millis([0, 1, 50, 700, 3000][rng.random_range(0..5)]);
             let input = input(&mut rng);
+            let unix = world.unix(0);
             let node = &mut world.nodes[0];
-            node.mesh
-                .handle(world.now, unix(world.now), input, &mut node.toys);
+            node.mesh.handle(world.now, unix, input, &mut node.site);
             if rng.random() {
                 let conn = rng.random_range(0..12);
-                while node
-                    .mesh
-                    .poll_send(conn, unix(world.now), &mut node.toys)
-                    .is_some()
-                {}
+                while node.mesh.poll_send(conn, unix, &mut node.site).is_some() {}
             }
-            node.mesh
-                .handle(world.now, unix(world.now), Input::Tick, &mut node.toys);
+            node.mesh.handle(world.now, unix, Input::Tick, &mut node.site);
             whole(&mut world);
         }
     }
