@@ -70,8 +70,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn forget(&self, peers: Vec<String>) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `DELETE /peer`: hand our address space over before we leave for good.
     fn depart(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// `DELETE /peer/{id}`: how many addresses were taken over; `None` without IPAM.
-    fn remove_peer(&self, peer: String) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
+    /// `DELETE /peer/{id}`: how many addresses were taken over; `None` without IPAM. `force`: also when the
+    /// peer is still there.
+    fn remove_peer(
+        &self,
+        peer: String,
+        force: bool,
+    ) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
     /// Everything shown by `/status*`, `/report`, `/metrics`.
     fn report(&self) -> impl Future<Output = Result<Report, BackendError>> + Send;
     /// May `/status` answer 200 yet?

@@ -225,7 +225,7 @@ impl Backend for Double {
         Ok(())
     }
 
-    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
+    async fn remove_peer(&self, peer: String, _: bool) -> Result<Option<u32>, BackendError> {
         self.call(format!("remove {peer}"));
         Ok(self.ipam.then_some(match peer.as_str() {
             "host3" => 65536,

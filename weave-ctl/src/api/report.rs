@@ -299,6 +299,13 @@ pub struct Ipam {
     /// Not in the original: for how long the oldest of those has waited, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_seconds: Option<u64>,
+    /// Not in the original: `--reclaim-after`, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim_after_seconds: Option<u64>,
+    /// Not in the original: no new addresses, as no majority of ring owners is in sight and others may take
+    /// ours over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
     /// Not in the original: neighbours whose ring cannot be merged with ours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<IpamConflict>,

@@ -149,7 +149,16 @@ pub enum Request {
     /// Give our address space away.
     Depart(Answer<()>),
     /// Take another's address space.
-    RemovePeer(String, Answer<Option<u32>>),
+    RemovePeer {
+        /// Number, for cancelling.
+        request: RequestId,
+        /// Its name or nickname.
+        peer: String,
+        /// Also if it is still there.
+        force: bool,
+        /// Where to answer; `None` without IPAM.
+        answer: Answer<Option<u32>>,
+    },
     /// Everything about us.
     Report(Answer<Box<Report>>),
 }

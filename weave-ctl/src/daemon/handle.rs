@@ -167,8 +167,14 @@ impl Backend for Handle {
         self.ask(Request::Depart).await
     }
 
-    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
-        self.ask(|answer| Request::RemovePeer(peer, answer)).await
+    async fn remove_peer(&self, peer: String, force: bool) -> Result<Option<u32>, BackendError> {
+        self.ask_patiently(|request, answer| Request::RemovePeer {
+            request,
+            peer,
+            force,
+            answer,
+        })
+        .await
     }
 
     async fn report(&self) -> Result<Report, BackendError> {

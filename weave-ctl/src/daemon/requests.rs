@@ -18,6 +18,7 @@ const NOBODY: RequestId = 0;
 enum Waiter {
     Allocate(Answer<Cidr>),
     Adopt(Answer<Adopted>),
+    Remove(Answer<Option<u32>>),
     Other(Answer<()>),
 }
 
@@ -116,11 +117,17 @@ impl Daemon {
                 self.with_ipam(|ipam, out| ipam.depart(out));
                 send(answer, Ok(()));
             }
-            Request::RemovePeer(peer, answer) => {
-                send(
-                    answer,
-                    Ok(self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer))),
-                );
+            Request::RemovePeer {
+                request,
+                peer,
+                force,
+                answer,
+            } => {
+                if self.channels.ipam.is_none() {
+                    return send(answer, Ok(None));
+                }
+                self.waiting.0.insert(request, Waiter::Remove(answer));
+                self.with_ipam(|ipam, out| ipam.remove_peer(out, request, &peer, force));
             }
             Request::Report(answer) => {
                 let report = self.report();
@@ -160,6 +167,9 @@ impl Daemon {
                 (Some(Waiter::Allocate(answer)), Reply::Allocated(cidr)) => send(answer, Ok(cidr)),
                 (Some(Waiter::Allocate(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
                 (Some(Waiter::Other(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
+                (Some(Waiter::Remove(answer)), Reply::Removed(count)) => send(answer, Ok(Some(count))),
+                (Some(Waiter::Remove(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
+                (Some(Waiter::Remove(answer)), _) => send(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Adopt(answer)), Reply::Adopted(adopted)) => send(answer, Ok(adopted)),
                 (Some(Waiter::Adopt(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
                 (Some(Waiter::Adopt(answer)), _) => send(answer, Err(BackendError::Cancelled)),

@@ -96,6 +96,7 @@ impl Allocator {
         let all = records.flat_map(|r| r.cidrs.iter().map(|c| (r.id.clone(), *c)));
         let addresses = all.filter(|(_, c)| self.ring.range.contains(c.addr)).collect();
         self.asked_strays.clear();
+        self.reclaim.taken.clear();
         self.rebuild();
         self.adoptions.push(Adoption {
             request,

@@ -20,9 +20,12 @@ use super::mode::{InitMode, quorum};
 use super::operations::{Pending, Reply, RequestId};
 use super::owned::{Owned, OwnedRecord};
 use super::paxos::{NodeId, Paxos, Voter};
+use super::reclaim::Reclaim;
+use super::removal::Removals;
 use super::ring::Ring;
 use super::space::Space;
 use super::strays::Lost;
+use super::talk::Say;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
@@ -96,6 +99,12 @@ pub struct Allocator {
     /// Neighbours' clocks minus ours, in seconds.
     pub(super) clocks: BTreeMap<PeerName, i64>,
     pub(super) skipped: Skipped,
+    pub(super) removals: Removals,
+    pub(super) reclaim: Reclaim,
+    /// For the channel of [`super::talk`].
+    pub(super) said: Vec<(Option<PeerName>, Say)>,
+    /// Since when allocations have been waiting.
+    pub(super) pending_since: Option<Now>,
     saved_ring: Ring,
     saved_voter: Option<Voter>,
 }
@@ -126,6 +135,10 @@ impl Allocator {
             adoptions: Vec::new(),
             clocks: BTreeMap::new(),
             skipped: Skipped::default(),
+            removals: Removals::default(),
+            reclaim: Reclaim::default(),
+            said: Vec::new(),
+            pending_since: None,
             saved_ring: empty,
             saved_voter: None,
             config,
@@ -268,8 +281,14 @@ impl Allocator {
         }
         self.release_dead(out.now());
         self.age_conflicts(out);
+        self.watch_owners(out);
         self.finish_adoptions(Some(out.now()));
         self.retry_pending(out);
+        self.on_deadline(out);
+        self.pending_since = match self.pending.allocates.is_empty() {
+            true => None,
+            false => self.pending_since.or(Some(out.now())),
+        };
         self.finish();
     }
 

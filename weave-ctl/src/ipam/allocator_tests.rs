@@ -120,6 +120,15 @@ impl Net {
         self.answer(n)
     }
 
+    /// `rmpeer`, to which nobody objects.
+    pub fn remove(&mut self, n: usize, text: &str) -> String {
+        self.at(n, |a, out| a.remove_peer(out, 8, text, false));
+        self.allocators[n].take_said();
+        self.out.now += Duration::from_secs(1);
+        self.at(n, |a, out| a.on_deadline(out));
+        self.answer(n).unwrap()
+    }
+
     pub fn answer(&mut self, n: usize) -> Option<String> {
         let mut replies = self.allocators[n].take_replies();
         assert!(replies.len() <= 1);
@@ -141,6 +150,7 @@ pub(super) fn show(reply: Reply) -> String {
         Reply::Allocated(cidr) => cidr.to_string(),
         Reply::Done => "done".to_owned(),
         Reply::Cancelled => "cancelled".to_owned(),
+        Reply::Removed(count) => count.to_string(),
         Reply::Adopted(adopted) => format!("{adopted:?}"),
         Reply::Failed(error) => error.to_string(),
     }
@@ -165,10 +175,10 @@ fn walk_through() {
     assert_eq!(net.tokens(0), expected);
     assert_eq!(net.tokens(1), expected);
     net.cut_off(1);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host2")), 32767);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host2")), 0);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host1")), 0);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "nobody")), 0);
+    assert_eq!(net.remove(0, "host2"), "32767");
+    assert_eq!(net.remove(0, "host2"), "0");
+    assert_eq!(net.remove(0, "host1"), "0");
+    assert_eq!(net.remove(0, "nobody"), "0");
     assert_eq!(net.allocators[0].our_ranges(), [cidr("10.2.0.0/16").range()]);
 
     let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default(), InitMode::Observer]);
@@ -649,7 +659,7 @@ fn gifts_to_the_departed() {
 fn lost_ranges_are_not_handed_out() {
     let seeds = InitMode::Seed(vec![peer(0), peer(1)]);
     let mut net = Net::new("10.2.0.0/24", 0, &[seeds]);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, &peer(1).to_string())), 128);
+    assert_eq!(net.at(0, |a, out| a.take_over(out, peer(1))), 128);
     assert_eq!(net.allocate(0, "a", "10.2.0.128/25"), some("10.2.0.129/25"));
     let mut theirs: Ring = net.allocators[0].ring().clone();
     theirs.entries[0].peer = peer(1);
@@ -665,7 +675,7 @@ fn lost_ranges_are_not_handed_out() {
     assert_eq!(net.allocate(0, "c", "10.2.0.0/25"), None);
     // Back again; one of them goes to "c" at once.
     net.out.known.insert(peer(1));
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, &peer(1).to_string())), 127);
+    assert_eq!(net.at(0, |a, out| a.take_over(out, peer(1))), 127);
     assert_eq!(net.answer(0), some("10.2.0.1/25"));
 }
 

@@ -166,6 +166,8 @@ fn an_adoption_survives_a_restart_half_way() {
     assert_eq!(net.allocate(1, "b3", SUBNET), None);
     net.cut_off.clear();
     net.out.known.insert(peer(0));
+    // Until it has our new ring, the other side gives us nothing.
+    net.gossip();
     net.out.now += Duration::from_secs(5);
     net.at(1, |a, out| a.tick(out));
     assert_eq!(net.answer(1).unwrap(), "10.2.0.3/24");
@@ -227,8 +229,8 @@ fn an_original_that_was_removed_comes_back() {
     net.cut_off(1);
     net.at(0, |a, out| a.take_over(out, peer(1)));
     net.out.neighbour = Some(neighbour(1, true));
-    for told in 0..2 {
-        assert_eq!(net.allocators[0].conflicts().count(), told);
+    for _ in 0..2 {
+        assert_eq!(net.allocators[0].conflicts().count(), 0);
         net.at(0, |a, out| a.on_gossip(out, &theirs).map(drop)).unwrap();
     }
     assert!(!net.allocators[0].wants_gossip(neighbour(1, true)));

@@ -214,10 +214,10 @@ impl Allocator {
             }
         };
         let full = self.ring.entries.len() + 2 > MAX_ENTRIES;
-        if full || self.departed || self.space.count_free(usable) == 0 {
+        if full || self.departed || self.withholds() || self.space.count_free(usable) == 0 {
             return None;
         }
-        self.space.donate(range)
+        self.take_block(range)
     }
 
     fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {

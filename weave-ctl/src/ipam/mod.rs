@@ -16,6 +16,8 @@ pub mod mode;
 pub mod operations;
 pub mod owned;
 pub mod paxos;
+pub mod reclaim;
+mod removal;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;
@@ -26,3 +28,6 @@ pub mod space;
 mod status;
 mod strays;
 mod takeover;
+#[cfg(test)]
+mod takeover_tests;
+pub mod talk;

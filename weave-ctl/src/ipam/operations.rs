@@ -35,6 +35,8 @@ pub enum Reply {
     Done,
     /// The container has died, or we are stopping.
     Cancelled,
+    /// A peer was removed; by how much our free space grew.
+    Removed(u32),
     /// Another ring is ours now; what became of the addresses in use.
     Adopted(Adopted),
     /// It cannot be.
@@ -71,6 +73,18 @@ pub enum IpamError {
     /// The ID owns nothing.
     #[error("Delete: no addresses for {0}")]
     NothingOwned(String),
+    /// The peer to be removed is in the topology.
+    #[error(
+        "{0} is still connected, to us or to another peer, and uses its addresses; see 'weave status peers'. \
+         Stop it first ('weave reset' on it hands its addresses over), or use 'weave rmpeer --force'"
+    )]
+    StillThere(String),
+    /// Another host removes the same peer.
+    #[error(
+        "{1} is taking over from {0} at this moment, or has just done so; run rmpeer on one host only, and see \
+         'weave status ipam'"
+    )]
+    TakenOverBy(String, String),
     /// There is nothing to adopt, or it would not help.
     #[error("{0}")]
     NotAdopted(String),
@@ -203,7 +217,10 @@ impl Allocator {
             return Some(Reply::Failed(IpamError::OutOfBounds(*subnet, universe)));
         }
         self.establish(out);
-        if let Some(addr) = self.space.allocate(subnet.host_range()) {
+        if self.withholds() {
+            return None;
+        }
+        if let Some(addr) = self.take_address(subnet.host_range()) {
             let cidr = Cidr { addr, prefix_len };
             self.record(id, *is_container, cidr);
             return Some(Reply::Allocated(cidr));
@@ -280,6 +297,9 @@ impl Allocator {
             return None;
         };
         if owner == self.config.name {
+            if self.withholds() && self.owned.owner(addr).is_none() {
+                return None;
+            }
             return Some(self.claim_here(claim));
         }
         let one = Range {
@@ -397,6 +417,7 @@ impl Allocator {
         pending.claims.retain(|c| c.answered || c.request != request);
         pending.allocates.retain(|a| a.request != request);
         self.adoptions.retain(|a| a.request != request);
+        self.cancel_removals(|r| r == request);
     }
 
     /// Cancels everything that waits, and all that comes from now on.
@@ -406,6 +427,9 @@ impl Allocator {
             self.reply(request, Reply::Done);
         }
         self.cancel_pending(|_| true);
+        let removals = self.cancel_removals(|_| true);
+        self.replies
+            .extend(removals.into_iter().map(|r| (r, Reply::Cancelled)));
         let adoptions = std::mem::take(&mut self.adoptions);
         self.replies
             .extend(adoptions.into_iter().map(|a| (a.request, Reply::Cancelled)));

@@ -27,6 +27,8 @@ const BOUND: Duration = Duration::from_secs(600);
 const COUNTING: Duration = Duration::from_secs(20);
 /// How much later the next candidate proposes, if those with lower names do not.
 const RANK: Duration = Duration::from_secs(10);
+/// Others may have missed it a little later, and look only now and then.
+const SLACK: Duration = Duration::from_secs(6);
 /// Before a proposal that failed is made again.
 const PAUSE: Duration = Duration::from_secs(60);
 /// How long a majority must have been back before addresses are handed out again: what it has decided
@@ -98,7 +100,9 @@ impl Allocator {
         let (now, us) = (out.now(), self.config.name);
         let owners = self.owners();
         let reclaim = &mut self.reclaim;
-        reclaim.absent.retain(|peer, _| owners.contains(peer) && !out.is_known(*peer));
+        reclaim
+            .absent
+            .retain(|peer, _| owners.contains(peer) && !out.is_known(*peer));
         for peer in owners.iter().filter(|p| **p != us && !out.is_known(**p)) {
             reclaim.absent.entry(*peer).or_insert(now);
         }
@@ -124,7 +128,9 @@ impl Allocator {
         let seen = *reclaim.majority_at.get_or_insert(now);
         if !reclaim.withheld && now.saturating_sub(seen) >= after / 2 {
             reclaim.withheld = true;
-            warn!("[allocator {us}] no majority of the ring's owners is in sight: no new addresses until it is");
+            warn!(
+                "[allocator {us}] no majority of the ring's owners is in sight: no new addresses until it is"
+            );
         }
         let back = |since: Now| now.saturating_sub(since) >= BACK;
         if reclaim.withheld && reclaim.majority_since.is_some_and(back) {
@@ -147,7 +153,7 @@ impl Allocator {
             return;
         }
         let rank = owners.iter().filter(|p| **p < us && out.is_known(**p)).count();
-        let wait = RANK * u32::try_from(rank.min(60)).unwrap_or(60);
+        let wait = SLACK + RANK * u32::try_from(rank.min(60)).unwrap_or(60);
         let due = |peer: &&PeerName| {
             let free = match self.reclaim.voted.get(peer) {
                 Some((by, at)) => *by == us && now.saturating_sub(*at) >= PAUSE,
@@ -167,8 +173,18 @@ impl Allocator {
             votes: BTreeSet::from([us]),
             until: now + COUNTING,
         });
-        info!("[allocator {us}] {} has been away for long: asking who else misses it", self.full_name(peer));
-        self.said.push((None, Say::Ask { peer, number, entries }));
+        info!(
+            "[allocator {us}] {} has been away for long: asking who else misses it",
+            self.full_name(peer)
+        );
+        self.said.push((
+            None,
+            Say::Ask {
+                peer,
+                number,
+                entries,
+            },
+        ));
     }
 
     fn fingerprint_of(&self, peer: PeerName) -> u64 {
@@ -181,7 +197,11 @@ impl Allocator {
         match say {
             Say::Intend { peer } => self.on_intend(out, from, peer),
             Say::Object { peer } => self.on_object(from, peer),
-            Say::Ask { peer, number, entries } => self.on_ask(out, from, (peer, number, entries)),
+            Say::Ask {
+                peer,
+                number,
+                entries,
+            } => self.on_ask(out, from, (peer, number, entries)),
             Say::Vote { peer, number } => self.on_vote(out, from, peer, number),
         }
         self.finish();
@@ -210,7 +230,8 @@ impl Allocator {
         let owners = self.owners();
         let now = out.now();
         let proposal = self.reclaim.proposal.as_mut();
-        let Some(proposal) = proposal.filter(|p| p.peer == peer && p.number == number && p.until > now) else {
+        let Some(proposal) = proposal.filter(|p| p.peer == peer && p.number == number && p.until > now)
+        else {
             return;
         };
         if owners.contains(&from) {
@@ -227,7 +248,10 @@ impl Allocator {
         let moved = self.ring.owned_ranges(peer);
         let name = self.full_name(peer);
         let us = self.config.name;
-        info!("[allocator {us}] {votes} of {} ring owners agree: taking over from {name}", owners.len());
+        info!(
+            "[allocator {us}] {votes} of {} ring owners agree: taking over from {name}",
+            owners.len()
+        );
         // First, so that nothing is handed out from it as from the rest.
         self.reclaim.taken.extend(moved);
         self.took_over(now, peer);
@@ -239,7 +263,11 @@ impl Allocator {
     pub(super) fn take_address(&mut self, range: Range) -> Option<u32> {
         let (first, last) = self.split_taken(range);
         let first = first.into_iter().find_map(|part| self.space.allocate(part));
-        first.or_else(|| last.into_iter().rev().find_map(|part| self.space.allocate_last(part)))
+        first.or_else(|| {
+            last.into_iter()
+                .rev()
+                .find_map(|part| self.space.allocate_last(part))
+        })
     }
 
     /// A part of the free space in the range, for another peer.

@@ -59,7 +59,12 @@ impl Allocator {
     }
 
     /// `None`: there is nothing to take over.
-    fn may_remove(&mut self, out: &dyn Outlet, text: &str, forced: bool) -> Result<Option<PeerName>, IpamError> {
+    fn may_remove(
+        &mut self,
+        out: &dyn Outlet,
+        text: &str,
+        forced: bool,
+    ) -> Result<Option<PeerName>, IpamError> {
         let us = self.config.name;
         let owns = |peer: &PeerName| self.ring.entries.iter().any(|e| e.peer == *peer);
         let Some(peer) = self.find_peer(out, text).filter(|p| *p != us).filter(owns) else {

@@ -19,7 +19,7 @@ impl Allocator {
             is_known_peer: out.is_known(entry.peer),
             version: entry.version.into(),
             free: Some(entry.free.into()),
-            ..report::RingEntry::default()
+            unreachable_seconds: self.absent_for(out.now(), entry.peer).map(|d| d.as_secs()),
         });
         let claims = self.pending.claims.iter().map(|claim| report::PendingClaim {
             ident: claim.id.clone(),
@@ -42,6 +42,11 @@ impl Allocator {
             entries: entries.collect(),
             pending_claims: claims.collect(),
             pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
+            pending_seconds: self
+                .pending_since
+                .map(|since| out.now().saturating_sub(since).as_secs()),
+            reclaim_after_seconds: self.reclaim_after().map(|after| after.as_secs()),
+            withheld: self.withholds(),
             conflicts: self.report_conflicts(out.now()),
             clock_skew: self
                 .clock_skew()
@@ -51,7 +56,6 @@ impl Allocator {
                     seconds,
                 })
                 .collect(),
-            ..report::Ipam::default()
         }
     }
 }

@@ -62,7 +62,9 @@ impl Say {
             return Vec::new();
         }
         let lines = payload.split(|byte| *byte == b'\n');
-        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        lines
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
     }
 }
 
@@ -82,7 +84,8 @@ impl Talk {
         let said = Say::decode(payload);
         let any = !said.is_empty();
         let room = MAX_HEARD.saturating_sub(self.heard.len());
-        self.heard.extend(said.into_iter().take(room).map(|say| (from, say)));
+        self.heard
+            .extend(said.into_iter().take(room).map(|say| (from, say)));
         any
     }
 }
@@ -127,7 +130,8 @@ impl Channel for Talk {
 
 /// FNV-1a over tokens and versions: the same in every build.
 pub(super) fn fingerprint(entries: impl Iterator<Item = (Address, u32)>) -> u64 {
-    let bytes = entries.flat_map(|(token, version)| token.to_be_bytes().into_iter().chain(version.to_be_bytes()));
+    let bytes =
+        entries.flat_map(|(token, version)| token.to_be_bytes().into_iter().chain(version.to_be_bytes()));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

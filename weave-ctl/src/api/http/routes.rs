@@ -204,11 +204,17 @@ async fn depart<B: Backend>(State(backend): State<B>) -> Answer {
     Ok(reply::no_content())
 }
 
-async fn remove_peer<B: Backend>(State(backend): State<B>, Path(peer): Path<String>) -> Answer {
-    Ok(match backend.remove_peer(peer.clone()).await? {
-        Some(count) => reply::text(format!("{count} IPs taken over from {peer}\n")),
-        None => reply::text(""),
-    })
+async fn remove_peer<B: Backend>(
+    State(backend): State<B>,
+    Path(peer): Path<String>,
+    params: Params,
+) -> Answer {
+    Ok(
+        match backend.remove_peer(peer.clone(), params.is_true("force")).await? {
+            Some(count) => reply::text(format!("{count} IPs taken over from {peer}\n")),
+            None => reply::text(""),
+        },
+    )
 }
 
 async fn status<B: Backend>(backend: B, page: Page) -> Answer {
