@@ -45,11 +45,20 @@ fn separately_seeded_hosts_stay_connected_and_become_one() {
         first.wait_connections(1, "established fastdp")?;
         one.wait_ping(other)?;
         let closed = |host: &Host| host.log().contains(" closed: IP allocation");
-        ensure!(!closed(first) && !closed(second), "a connection was closed for it");
+        ensure!(
+            !closed(first) && !closed(second),
+            "a connection was closed for it"
+        );
 
         let answer = adopt(second)?;
-        ensure!(answer.contains(&format!("{other}/12")) && answer.contains("kept"), "{answer}");
-        ensure!(!answer.contains("lost") && !answer.contains("waiting"), "{answer}");
+        ensure!(
+            answer.contains(&format!("{other}/12")) && answer.contains("kept"),
+            "{answer}"
+        );
+        ensure!(
+            !answer.contains("lost") && !answer.contains("waiting"),
+            "{answer}"
+        );
         for host in [first, second] {
             wait_for("one ring", LIMIT, || {
                 let text = page(host, "ipam")?;
@@ -59,7 +68,9 @@ fn separately_seeded_hosts_stay_connected_and_become_one() {
         }
         one.wait_ping(other)?;
         // The whole range is shared from now on.
-        let (three, third) = second.attached("c3").context("an address out of the common ring")?;
+        let (three, third) = second
+            .attached("c3")
+            .context("an address out of the common ring")?;
         three.wait_ping(other)?;
         one.wait_ping(third)
     });

@@ -26,6 +26,11 @@ enum Waiter {
 #[derive(Default)]
 pub struct Waiting(BTreeMap<RequestId, Waiter>);
 
+/// All 64 digits, as Docker's events have it.
+fn is_docker_id(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 fn disabled() -> BackendError {
     BackendError::BadRequest("IP address allocation is disabled".to_owned())
 }
@@ -149,7 +154,8 @@ impl Daemon {
         for (id, cidrs) in containers {
             for cidr in cidrs {
                 let options = ClaimOptions {
-                    is_container: false,
+                    // Else what is recovered like this would never be given back (control.md 1.12).
+                    is_container: is_docker_id(&id),
                     no_error_on_unknown: true,
                 };
                 self.with_ipam(|ipam, out| ipam.claim(out, NOBODY, &id, cidr, options));

@@ -184,7 +184,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
-    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
+    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone())
+        .with_docker(&options.docker_api);
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {

@@ -31,3 +31,4 @@ mod takeover;
 #[cfg(test)]
 mod takeover_tests;
 pub mod talk;
+pub mod tracker;
