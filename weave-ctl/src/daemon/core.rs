@@ -42,7 +42,7 @@ use crate::store::{Identity, Store};
 pub(super) const BATCH: usize = 256;
 /// IPAM's own clock (control.md 1.10).
 const IPAM_TICK: Duration = Duration::from_secs(5);
-/// Step of the clock on which MAC addresses age.
+/// Step of the clock on which MAC addresses age, and between two looks at who has traffic.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
 /// Between two sweeps of old MAC addresses (wire.md 6.9).
 const SWEEP: Duration = Duration::from_secs(60);
@@ -339,6 +339,7 @@ impl Daemon {
             if let Some(datapath) = self.datapath() {
                 datapath.set_clock(clock)?;
             }
+            self.check_traffic()?;
         }
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
