@@ -15,7 +15,7 @@ use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 
 /// How long an answer waits for addresses to be claimed back; the claims go on afterwards.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Adoptions that may wait for their answer.
 const MAX_ADOPTIONS: usize = 16;
 
@@ -41,7 +41,7 @@ pub(super) struct Adoption {
 impl Allocator {
     /// Gives up our ring for that of the peer we are in conflict with (its name or nickname; may be left out
     /// if there is but one), and claims the addresses in use here from their new owners. Answers with
-    /// [`Reply::Adopted`] when all is clear, or after 10 s.
+    /// [`Reply::Adopted`] when all is clear, or after 20 s.
     pub fn adopt(&mut self, out: &mut dyn Outlet, request: RequestId, peer: Option<&str>) {
         match self.choose_conflict(peer) {
             Ok(conflict) => self.adopt_ring(out, request, &conflict),

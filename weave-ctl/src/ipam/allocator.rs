@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::address::{Address, Cidr, Range};
 use super::adopt::Adoption;
@@ -24,7 +24,7 @@ use super::reclaim::Reclaim;
 use super::removal::Removals;
 use super::ring::Ring;
 use super::space::Space;
-use super::strays::Lost;
+use super::strays::{Asked, Lost};
 use super::talk::Say;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
@@ -90,7 +90,7 @@ pub struct Allocator {
     /// Some record is about an address that the ring says is not ours.
     pub(super) stray: bool,
     /// When their owners were asked for stray addresses.
-    pub(super) asked_strays: BTreeMap<Address, Now>,
+    pub(super) asked_strays: BTreeMap<Address, Asked>,
     /// What could not be had back.
     pub(super) lost: BTreeMap<Address, Lost>,
     /// Rings that do not fit with ours, the latest last.
@@ -251,7 +251,7 @@ impl Allocator {
         self.space.extend(&ranges);
         if !self.space.covers_exactly(&ranges) {
             let name = self.config.name;
-            error!("[allocator {name}] address space differs from the ring; rebuilding it");
+            info!("[allocator {name}] ranges of ours are another peer's now");
             self.rebuild();
         } else if self.stray {
             self.rebuild();

@@ -184,8 +184,10 @@ impl Allocator {
     }
 
     fn on_space_request(&mut self, out: &mut dyn Outlet, from: PeerName, range: Range) {
-        // In a conflict the asker knows another ring than we do. It asks again when that is over.
-        if self.ring.is_empty() || from == self.config.name || self.in_conflict(from) {
+        // In a conflict the asker knows another ring than we do; what we withhold may not be ours any more.
+        // It asks again when that is over.
+        let unsure = self.in_conflict(from) || self.withholds();
+        if self.ring.is_empty() || from == self.config.name || unsure {
             return;
         }
         match self.donate(range) {
@@ -214,7 +216,7 @@ impl Allocator {
             }
         };
         let full = self.ring.entries.len() + 2 > MAX_ENTRIES;
-        if full || self.departed || self.withholds() || self.space.count_free(usable) == 0 {
+        if full || self.departed || self.space.count_free(usable) == 0 {
             return None;
         }
         self.take_block(range)

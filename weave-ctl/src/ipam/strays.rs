@@ -1,6 +1,7 @@
 //! Addresses that we handed out and whose range now belongs to another peer: after a takeover from us while we
 //! were away, or when we have adopted another ring. Each is claimed back from its new owner, one by one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -12,12 +13,20 @@ use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
-/// Requests for strays that may wait for an answer.
+/// Requests for strays sent at once.
 const MAX_ASKED: usize = 256;
 /// When to ask again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Most lost addresses remembered.
 const MAX_LOST: usize = 4096;
+
+/// A stray whose owner has been asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    at: Now,
+    /// Who has refused it.
+    refused_by: Option<PeerName>,
+}
 
 /// An address that could not be had back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,28 +61,39 @@ impl Allocator {
             return;
         }
         let now = out.now();
-        self.asked_strays
-            .retain(|_, asked| now.saturating_sub(*asked) < ASK_AGAIN);
-        for (_, Cidr { addr, .. }) in self.strays() {
-            if self.asked_strays.len() >= MAX_ASKED {
-                break;
-            }
-            let Some(owner) = self.ring.owner(addr) else {
+        let strays = self.strays();
+        let still: BTreeSet<Address> = strays.iter().map(|(_, c)| c.addr).collect();
+        self.asked_strays.retain(|addr, _| still.contains(addr));
+        let mut sent = 0;
+        for addr in still {
+            let before = self.asked_strays.get(&addr).copied();
+            let waits = before.is_some_and(|asked| now.saturating_sub(asked.at) < ASK_AGAIN);
+            let Some(owner) = self.ring.owner(addr).filter(|_| !waits && sent < MAX_ASKED) else {
                 continue;
             };
-            if !self.asked_strays.contains_key(&addr) {
-                self.asked_strays.insert(addr, now);
-                // Not reachable now: asked again later.
-                let _ = self.send(out, owner, &Unicast::SpaceRequest(single(addr)));
-            }
+            let refused_by = before.and_then(|asked| asked.refused_by);
+            self.asked_strays.insert(addr, Asked { at: now, refused_by });
+            sent += 1;
+            // Not reachable now: asked again later.
+            let _ = self.send(out, owner, &Unicast::SpaceRequest(single(addr)));
         }
     }
 
-    /// The owner of the address will not give it back.
+    /// The owner of the address will not give it back. It has to say so twice: the first time it may just have
+    /// passed the address on, which we learn from what it sends next.
     pub(super) fn deny_stray(&mut self, now: Now, owner: PeerName, addr: Address) {
-        if !self.is_stray(addr) || self.asked_strays.remove(&addr).is_none() {
+        if !self.is_stray(addr) {
             return;
         }
+        match self.asked_strays.get_mut(&addr) {
+            Some(asked) if asked.refused_by == Some(owner) => {}
+            Some(asked) => {
+                asked.refused_by = Some(owner);
+                return;
+            }
+            None => return,
+        }
+        self.asked_strays.remove(&addr);
         let records = self.owned.records();
         let found = records.flat_map(|r| r.cidrs.iter().map(|c| (r.id.clone(), *c)));
         let Some((id, cidr)) = found.into_iter().find(|(_, c)| c.addr == addr) else {
