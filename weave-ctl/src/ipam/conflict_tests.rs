@@ -171,6 +171,9 @@ fn an_adoption_survives_a_restart_half_way() {
     net.out.now += Duration::from_secs(5);
     net.at(1, |a, out| a.tick(out));
     assert_eq!(net.answer(1).unwrap(), "10.2.0.3/24");
+    assert_eq!(net.status(1).conflicts, [], "one refusal is not enough");
+    net.out.now += Duration::from_secs(5);
+    net.at(1, |a, out| a.tick(out));
     assert_eq!(net.status(1).conflicts.len(), 2);
 }
 

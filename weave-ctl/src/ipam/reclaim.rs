@@ -1,8 +1,8 @@
 //! `--reclaim-after`: the space of peers that stay away goes to one of those that are there, if a majority of
 //! all ring owners agrees.
 //!
-//! A peer with the option that sees no majority for half the time stops handing out addresses, as the others
-//! may be about to take its space: so no address is handed out by both. Originals and peers without the option
+//! A peer with the option that misses a majority for half the time stops handing out addresses, as those may be
+//! about to take its space: so no address is handed out by both. Originals and peers without the option
 //! never vote; they count against.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,9 +31,11 @@ const RANK: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(6);
 /// Before a proposal that failed is made again.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How long a majority must have been back before addresses are handed out again: what it has decided
+/// How long others must have been back before addresses are handed out again: what they have decided
 /// meanwhile has reached us by then.
 const BACK: Duration = Duration::from_secs(40);
+/// The same after our own start: every new neighbour sends all it knows at once.
+const BACK_AT_START: Duration = Duration::from_secs(10);
 
 /// Who is absent since when, and what is done about it.
 #[derive(Debug, Default)]
@@ -43,9 +45,13 @@ pub(super) struct Reclaim {
     absent: BTreeMap<PeerName, Now>,
     /// Since when a majority of ring owners has been seen without a break.
     majority_since: Option<Now>,
-    /// When it was seen last.
-    majority_at: Option<Now>,
+    /// Since when those absent have been too few to decide anything.
+    safe_since: Option<Now>,
+    /// When that was so last.
+    safe_at: Option<Now>,
     withheld: bool,
+    /// How long it must be so until we hand out addresses again.
+    back: Duration,
     proposal: Option<Proposal>,
     /// For whom we voted to take over from a peer, and when.
     voted: BTreeMap<PeerName, (PeerName, Now)>,
@@ -71,6 +77,10 @@ impl Allocator {
     /// `--reclaim-after`; `None`: never.
     pub fn set_reclaim_after(&mut self, after: Option<Duration>) {
         self.reclaim.after = after.map(|after| after.max(MIN_RECLAIM_AFTER));
+        // We may have been away for long.
+        let alone = self.owners().iter().all(|p| *p == self.config.name);
+        self.reclaim.withheld = after.is_some() && !alone;
+        self.reclaim.back = BACK_AT_START;
     }
 
     /// As set.
@@ -109,11 +119,12 @@ impl Allocator {
         reclaim.proposal.take_if(|p| p.until <= now);
         reclaim.voted.retain(|_, (_, at)| now.saturating_sub(*at) < BOUND);
         let present = owners.len() - reclaim.absent.len();
-        if present * 2 > owners.len() || owners.is_empty() {
-            reclaim.majority_since.get_or_insert(now);
-            reclaim.majority_at = Some(now);
-        } else {
-            reclaim.majority_since = None;
+        let since = |yes: bool, since: Option<Now>| yes.then(|| since.unwrap_or(now));
+        reclaim.majority_since = since(present * 2 > owners.len(), reclaim.majority_since);
+        let safe = reclaim.absent.len() * 2 <= owners.len();
+        reclaim.safe_since = since(safe, reclaim.safe_since);
+        if safe {
+            reclaim.safe_at = Some(now);
         }
         self.withhold(now);
         self.propose_takeover(out, &owners);
@@ -125,17 +136,19 @@ impl Allocator {
             return;
         };
         let us = self.config.name;
-        let seen = *reclaim.majority_at.get_or_insert(now);
+        let seen = *reclaim.safe_at.get_or_insert(now);
         if !reclaim.withheld && now.saturating_sub(seen) >= after / 2 {
             reclaim.withheld = true;
+            reclaim.back = BACK;
             warn!(
-                "[allocator {us}] no majority of the ring's owners is in sight: no new addresses until it is"
+                "[allocator {us}] most of the ring's owners are out of sight: no new addresses until they are back"
             );
         }
-        let back = |since: Now| now.saturating_sub(since) >= BACK;
-        if reclaim.withheld && reclaim.majority_since.is_some_and(back) {
+        let back = reclaim.back;
+        let over = |since: Now| now.saturating_sub(since) >= back;
+        if reclaim.withheld && reclaim.safe_since.is_some_and(over) {
             reclaim.withheld = false;
-            info!("[allocator {us}] a majority of the ring's owners is in sight again");
+            info!("[allocator {us}] enough of the ring's owners are in sight: handing out addresses");
         }
     }
 
