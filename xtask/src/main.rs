@@ -74,6 +74,8 @@ enum Task {
         quick: bool,
         #[arg(long, hide = true)]
         built: bool,
+        #[command(subcommand)]
+        instead: Option<BenchInstead>,
     },
     #[command(hide = true)]
     PingpongServer { bind: SocketAddrV4 },
@@ -86,6 +88,18 @@ enum Task {
         receiver: SocketAddrV4,
         milliseconds: u64,
     },
+    #[command(hide = true)]
+    HttpLoad {
+        task: String,
+        addresses: usize,
+        connections: usize,
+    },
+}
+
+#[derive(Subcommand)]
+enum BenchInstead {
+    /// The control plane: allocations, joining, gossip, memory; table and target/bench-control.json
+    Control(bench::control::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -97,8 +111,14 @@ fn main() -> ExitCode {
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
         Task::Soak { minutes, built } => soak::run(minutes, built),
+        Task::Bench {
+            instead: Some(BenchInstead::Control(arguments)),
+            ..
+        } => bench::control::run(arguments),
+        Task::Bench {
+            rounds, quick, built, ..
+        } => bench::run(rounds, quick, built),
         Task::Sim(args) => sim::run(&args),
-        Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),
         Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),
         Task::UdpReceiver { bind } => bench::udp::receive(bind),
@@ -106,6 +126,11 @@ fn main() -> ExitCode {
             receiver,
             milliseconds,
         } => bench::udp::search(receiver, milliseconds),
+        Task::HttpLoad {
+            task,
+            addresses,
+            connections,
+        } => bench::control::load(&task, addresses, connections),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::fastdp_report::{FastDatapath, NextHop, Overlay, Program, Underlay, Xdp};
-pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, Process, Remote};
+pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, LostAddress, Process, Remote};
 pub use super::sleeve_report::Sleeve;
 
 /// The whole report. Sections of disabled components are absent.
@@ -309,6 +309,9 @@ pub struct Ipam {
     /// Not in the original: neighbours whose ring cannot be merged with ours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<IpamConflict>,
+    /// Not in the original: addresses of containers here that another peer owns and uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostAddress>,
     /// Not in the original: clocks of neighbours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clock_skew: Vec<ClockSkew>,

@@ -175,17 +175,17 @@ impl Allocator {
             remedy: c.remedy(),
             since_seconds: now.saturating_sub(c.since).as_secs(),
         });
-        let lost = self.lost.iter().map(|(addr, lost)| report::IpamConflict {
+        rings.collect()
+    }
+
+    pub(super) fn report_lost(&self, now: Now) -> Vec<report::LostAddress> {
+        let lost = self.lost.iter().map(|(addr, lost)| report::LostAddress {
+            ident: lost.id.clone(),
+            address: std::net::Ipv4Addr::from(*addr).to_string(),
             peer: lost.owner.to_string(),
-            nickname: nickname(&lost.owner),
-            text: format!(
-                "address {} of {} belongs to another peer now and is in use there",
-                std::net::Ipv4Addr::from(*addr),
-                lost.id
-            ),
-            remedy: format!("give {} another address: detach and attach it again", lost.id),
+            nickname: self.nicknames.get(&lost.owner).cloned().unwrap_or_default(),
             since_seconds: now.saturating_sub(lost.since).as_secs(),
         });
-        rings.chain(lost).collect()
+        lost.collect()
     }
 }

@@ -16,6 +16,7 @@ pub mod mode;
 pub mod operations;
 pub mod owned;
 pub mod paxos;
+pub mod persist;
 pub mod reclaim;
 mod removal;
 pub mod ring;

@@ -48,6 +48,7 @@ impl Allocator {
             reclaim_after_seconds: self.reclaim_after().map(|after| after.as_secs()),
             withheld: self.withholds(),
             conflicts: self.report_conflicts(out.now()),
+            lost: self.report_lost(out.now()),
             clock_skew: self
                 .clock_skew()
                 .map(|(peer, seconds)| report::ClockSkew {

@@ -20,6 +20,7 @@ use super::message::Message;
 use super::name::PeerName;
 use super::peers::Peers;
 use super::queue::Item;
+use super::reconcile::exchange::Asks;
 use super::routes::Routes;
 use super::short_ids::Effect;
 use super::summary::PeerSummary;
@@ -75,6 +76,8 @@ pub struct Mesh {
     pub(super) waiting_bytes: usize,
     /// The connection whose message is being handled.
     pub(super) delivered_by: Option<ConnId>,
+    /// Records that we have asked for.
+    pub(super) asks: Asks,
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
@@ -119,6 +122,7 @@ impl Mesh {
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             delivered_by: None,
+            asks: Asks::default(),
             doomed: Vec::new(),
             out: Vec::new(),
             contest: Contest::default(),
@@ -196,6 +200,7 @@ impl Mesh {
             self.timers.garbage,
             self.timers.routes,
             self.timers.dial,
+            self.asks.check,
         ];
         let heartbeat = self.conns.values().map(|c| c.heartbeat_at).min();
         let others = [Some(self.timers.gossip), heartbeat, self.targets.next_try()];
@@ -203,7 +208,8 @@ impl Mesh {
     }
 
     fn run_timers(&mut self, call: &mut Call<'_>) {
-        let due = |timer: &mut Option<Now>| timer.take_if(|at| *at <= call.now).is_some();
+        let now = call.now;
+        let due = |timer: &mut Option<Now>| timer.take_if(|at| *at <= now).is_some();
         let (routes, garbage) = (due(&mut self.timers.routes), due(&mut self.timers.garbage));
         let (update, dial) = (due(&mut self.timers.update), due(&mut self.timers.dial));
         if routes {
@@ -218,6 +224,9 @@ impl Mesh {
         if call.now >= self.timers.gossip {
             self.timers.gossip = call.now + GOSSIP_INTERVAL;
             self.gossip_everything(call);
+        }
+        if due(&mut self.asks.check) {
+            self.check_asks(call);
         }
         self.send_heartbeats(call.now);
         if dial || self.targets.next_try().is_some_and(|at| at <= call.now) {
