@@ -367,6 +367,14 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
             conflict.text, conflict.remedy
         );
     }
+    for lost in &ipam.lost {
+        let owner = format!("{}({})", lost.peer, lost.nickname);
+        let (address, ident) = (&lost.address, &lost.ident);
+        let _ = writeln!(
+            out,
+            "{owner:<37} has {address}, which {ident} here uses as well - detach and attach {ident}"
+        );
+    }
     out
 }
 
