@@ -31,6 +31,8 @@ const RANK: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(6);
 /// Before a proposal that failed is made again.
 const PAUSE: Duration = Duration::from_secs(60);
+/// A takeover raises versions by as much.
+const TAKEN: u32 = 100;
 /// How long others must have been back before addresses are handed out again: what they have decided
 /// meanwhile has reached us by then.
 const BACK: Duration = Duration::from_secs(40);
@@ -80,6 +82,16 @@ impl Allocator {
         // We may have been away for long.
         let alone = self.owners().iter().all(|p| *p == self.config.name);
         self.reclaim.withheld = after.is_some() && !alone;
+        // What was taken over before a restart is told by its versions; some of the rest may look alike.
+        let us = self.config.name;
+        let owned = self
+            .ring
+            .ranges()
+            .filter(|(_, e)| e.peer == us && e.version >= TAKEN);
+        self.reclaim.taken = owned
+            .map(|(range, _)| range)
+            .filter(|_| after.is_some())
+            .collect();
         self.reclaim.back = BACK_AT_START;
     }
 
