@@ -721,12 +721,9 @@ fn space_that_is_reclaimed_from_peers_that_return() {
             let n = world.rng.random_range(0..5);
             world.stop(n, Life::Down);
         }
-        for n in 0..5 {
-            let entries = &world.nodes[n]
-                .allocator
-                .as_ref()
-                .map(|a| a.ring().entries.clone());
-            let owners: BTreeSet<PeerName> = entries.iter().flatten().map(|e| e.peer).collect();
+        for node in &world.nodes {
+            let entries = node.allocator.as_ref().map(|a| &a.ring().entries);
+            let owners: BTreeSet<PeerName> = entries.into_iter().flatten().map(|e| e.peer).collect();
             reclaimed += usize::from(entries.is_some() && owners.len() < 5);
         }
         world.settle("after the return");

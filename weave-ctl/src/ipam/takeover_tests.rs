@@ -277,5 +277,5 @@ fn what_is_said_is_passed_on_and_what_is_not_understood_is_not() {
         talk.on_unicast(&mut out, peer(1), &bytes).unwrap();
     }
     assert!(talk.take_heard().len() <= 256);
-    assert!(CHANNEL != super::allocator::CHANNEL);
+    assert_ne!(CHANNEL, super::allocator::CHANNEL);
 }

@@ -112,7 +112,7 @@ mod tests {
                 for pair in sorted.windows(2) {
                     let (a, b) = (pair[0], pair[1]);
                     let twin = a.prefix_len == b.prefix_len && a.range().end == b.addr;
-                    let aligned = u64::from(a.addr) % (2 * a.size()) == 0;
+                    let aligned = u64::from(a.addr).is_multiple_of(2 * a.size());
                     prop_assert!(!(twin && aligned), "{a} and {b} are one");
                 }
             }
