@@ -22,6 +22,7 @@ use super::paxos::{NodeId, Paxos, Voter};
 use super::persist::Saved;
 pub use super::persist::{Changes, Persisted};
 use super::reclaim::Reclaim;
+use super::reconcile::Announced;
 use super::removal::Removals;
 use super::ring::Ring;
 use super::space::Space;
@@ -73,6 +74,7 @@ pub struct Allocator {
     pub(super) stopping: bool,
     /// We have given everything away.
     pub(super) departed: bool,
+    pub(super) announced: Announced,
     /// Some record is about an address that the ring says is not ours.
     pub(super) stray: bool,
     /// When their owners were asked for stray addresses.
@@ -112,6 +114,7 @@ impl Allocator {
             rng: SmallRng::seed_from_u64(config.seed),
             stopping: false,
             departed: false,
+            announced: Announced::default(),
             stray: false,
             asked_strays: BTreeMap::new(),
             lost: BTreeMap::new(),

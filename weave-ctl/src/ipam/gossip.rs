@@ -15,6 +15,7 @@ use super::ring::{MAX_ENTRIES, Ring, RingError};
 use crate::mesh::Now;
 use crate::mesh::channel::{Channel, GossipData, Neighbour, Outlet, Rejected};
 use crate::mesh::name::PeerName;
+use crate::mesh::reconcile::Reconcile;
 
 /// Queued gossip: encoded from the allocator's state when it is sent.
 struct CurrentState;
@@ -222,7 +223,7 @@ impl Allocator {
         self.take_block(range)
     }
 
-    fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {
+    pub(super) fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {
         for (name, nickname) in received {
             let room = self.nicknames.len() < MAX_NICKNAMES || self.nicknames.contains_key(&name);
             if name != self.config.name && room && nickname.len() <= MAX_NICKNAME {
@@ -288,6 +289,11 @@ impl Channel for Allocator {
     fn wants_gossip(&self, neighbour: Neighbour) -> bool {
         // It would close the connection, again and again.
         !neighbour.original || !self.in_conflict(neighbour.name)
+    }
+
+    fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
+        // Until there is a ring there is nothing to compare; what is in the way of a vote is small.
+        (!self.ring.is_empty()).then_some(self)
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {

@@ -18,6 +18,7 @@ pub mod owned;
 pub mod paxos;
 pub mod persist;
 pub mod reclaim;
+mod reconcile;
 mod removal;
 pub mod ring;
 #[cfg(test)]
