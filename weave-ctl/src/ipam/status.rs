@@ -44,7 +44,8 @@ impl Allocator {
             pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
             pending_seconds: self
                 .pending_since
-                .map(|since| out.now().saturating_sub(since).as_secs()),
+                .map(|since| out.now().saturating_sub(since).as_secs())
+                .filter(|seconds| *seconds > 0),
             reclaim_after_seconds: self.reclaim_after().map(|after| after.as_secs()),
             withheld: self.withholds(),
             conflicts: self.report_conflicts(out.now()),
