@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use super::event::{Answer, Event, Events, Request};
 use crate::api::backend::{Backend, BackendError, OwnedList};
 use crate::api::report::Report;
+use crate::docker;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::targets::ResolvedPeer;
 
@@ -21,6 +23,7 @@ pub struct Handle {
     port: u16,
     next_request: Arc<AtomicU64>,
     ready: Arc<AtomicBool>,
+    docker: Option<Arc<str>>,
 }
 
 /// Cancels a request whose client went away.
@@ -49,6 +52,22 @@ impl Handle {
             port,
             next_request: Arc::new(AtomicU64::new(1)),
             ready,
+            docker: None,
+        }
+    }
+
+    /// Docker's endpoint, for requests that ask whether the container lives (control.md 1.10); empty: none.
+    #[must_use]
+    pub fn with_docker(self, host: &str) -> Self {
+        let docker = (!host.is_empty()).then(|| host.into());
+        Self { docker, ..self }
+    }
+
+    /// A container that is gone gets no address.
+    async fn must_live(&self, id: &str, check: bool) -> Result<(), BackendError> {
+        match &self.docker {
+            Some(host) if check && docker::is_gone(host, id).await => Err(BackendError::Cancelled),
+            _ => Ok(()),
         }
     }
 
@@ -86,6 +105,7 @@ impl Backend for Handle {
         subnet: Option<Cidr>,
         check_alive: bool,
     ) -> Result<Cidr, BackendError> {
+        self.must_live(&id, check_alive).await?;
         self.ask_patiently(|request, answer| Request::Allocate {
             request,
             id,
@@ -103,6 +123,7 @@ impl Backend for Handle {
         check_alive: bool,
         no_error_on_unknown: bool,
     ) -> Result<(), BackendError> {
+        self.must_live(&id, check_alive).await?;
         self.ask_patiently(|request, answer| Request::Claim {
             request,
             id,
@@ -135,6 +156,15 @@ impl Backend for Handle {
             .await
     }
 
+    async fn adopt(&self, peer: Option<String>) -> Result<Adopted, BackendError> {
+        self.ask_patiently(|request, answer| Request::Adopt {
+            request,
+            peer,
+            answer,
+        })
+        .await
+    }
+
     fn default_subnet(&self) -> Option<Cidr> {
         self.default_subnet
     }
@@ -157,8 +187,14 @@ impl Backend for Handle {
         self.ask(Request::Depart).await
     }
 
-    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
-        self.ask(|answer| Request::RemovePeer(peer, answer)).await
+    async fn remove_peer(&self, peer: String, force: bool) -> Result<Option<u32>, BackendError> {
+        self.ask_patiently(|request, answer| Request::RemovePeer {
+            request,
+            peer,
+            force,
+            answer,
+        })
+        .await
     }
 
     async fn report(&self) -> Result<Report, BackendError> {
