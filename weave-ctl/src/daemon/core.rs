@@ -286,8 +286,9 @@ impl Daemon {
                 change = watcher.next() => self.on_change(change?).await?,
                 guard = readable(&mut ring) => {
                     let mut guard = guard.context("cannot wait for heartbeats")?;
-                    self.on_ring(&mut guard.get_inner_mut().0);
-                    guard.clear_ready();
+                    if self.on_ring(&mut guard.get_inner_mut().0) {
+                        guard.clear_ready();
+                    }
                 }
                 held = self.saver.saved() => self.release(held?),
                 () = tokio::time::sleep_until(deadline) => {}
