@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod docker;
 pub mod identity;
 pub mod ipam;
+pub mod legacy;
 pub mod mesh;
 pub mod net;
 pub mod overlay;

@@ -15,6 +15,7 @@ use super::connections::{self, Secrecy};
 use super::core::{Daemon, Ending, OurChannels, Parts};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
+use super::host;
 use super::mtu::Mtu;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
@@ -28,8 +29,8 @@ use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, transport};
 use crate::net::Netlink;
 use crate::net::bridge;
-use crate::store::{Identity, Store};
-use crate::{docker, identity};
+use crate::store::{Identity, Store, Stored};
+use crate::{docker, identity, legacy};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
 /// kernel goes on with all traffic.
@@ -58,7 +59,7 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
-    let saved = store.load()?;
+    let mut saved = store.load()?;
     let root = Path::new("/");
     let sources = identity::Sources {
         given: options.name,
@@ -73,6 +74,10 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     match options.password {
         Some(_) => tracing::info!("Communication between peers via untrusted networks is encrypted."),
         None => tracing::info!("Communication between peers is unencrypted."),
+    }
+
+    if saved.identity.is_none() {
+        take_over(&mut saved, &store, &options.paths.data_dir, name)?;
     }
 
     // The short ID we had before: our kernel and other peers may still be using it.
@@ -117,6 +122,10 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         }
     };
     tracing::info!("Bridge type is {}", overlays.bridge_type());
+    if existing.is_some_and(|link| link.mtu != mtu.bytes) {
+        // Attached by a Weave Net, or by us with another MTU.
+        host::set_guest_mtu(&nl, &options.bridge, mtu.bytes);
+    }
 
     let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu, &overlays)));
     let uid = ours.lock().map(|f| f.uid).unwrap_or_default();
@@ -214,6 +223,29 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     }
     tracing::info!("*** exiting");
     result.context("the daemon's loop has failed")?
+}
+
+/// At our first launch on a host: what a Weave Net that ran here before has kept. Our name is saved after this, so
+/// that it is done again if we die in between.
+fn take_over(saved: &mut Stored, store: &Store, data_dir: &Path, name: PeerName) -> anyhow::Result<()> {
+    let Some((path, found)) = legacy::find(data_dir, name)? else {
+        return Ok(());
+    };
+    tracing::info!(
+        "Weave Net was here: taking over its address ring, {} addresses and its peers from {}",
+        found.addresses(),
+        path.display()
+    );
+    if let Some(ipam) = found.ipam {
+        store.save_ipam(&ipam)?;
+        saved.ipam = Some(ipam);
+    }
+    store.save_direct_peers(&found.direct_peers)?;
+    saved.direct_peers = Some(found.direct_peers);
+    for (flag, value) in found.flags {
+        store.set_flag(&flag, &value)?;
+    }
+    Ok(())
 }
 
 /// Addresses of containers are given back when Docker says that they are gone.
