@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod docker;
+pub mod doctor;
 pub mod identity;
 pub mod ipam;
 pub mod legacy;

@@ -8,6 +8,7 @@ mod lab;
 mod released;
 mod setup;
 mod shell;
+mod sim;
 mod soak;
 mod test;
 mod toolchain;
@@ -61,6 +62,8 @@ enum Task {
         #[arg(long, hide = true)]
         built: bool,
     },
+    /// Many peers in one process on a bad virtual network: fails if they do not agree in the end
+    Sim(sim::Args),
     /// Measure against the native path, the kernel's VXLAN and wireguard-go; table and target/bench.json
     Bench {
         /// Rounds over all paths
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
         Task::Soak { minutes, built } => soak::run(minutes, built),
+        Task::Sim(args) => sim::run(&args),
         Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),
         Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),

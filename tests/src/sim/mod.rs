@@ -1,12 +1,19 @@
 //! A seeded simulator: the pure cores of many peers in one process, on a network that delays, breaks and parts.
 //!
 //! [`World`] is the network with a mesh at every peer; what runs beside the mesh is a [`Site`]: [`toy::Toys`]
-//! for properties of the mesh alone. Time is virtual, and a seed repeats a run exactly.
+//! for properties of the mesh alone, [`Peer`] for the product's peers with their allocators. [`run`] runs a
+//! scenario of these. Time is virtual, and a seed repeats a run exactly.
 // A simulator that is wrong about itself shall stop there.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod big;
+mod book;
 mod check;
+mod cluster;
+mod figures;
 mod link;
+mod options;
+mod peer;
 pub mod toy;
 mod traffic;
 mod world;
@@ -18,7 +25,11 @@ use weave_ctl::mesh::Now;
 use weave_ctl::mesh::channel::{Channels, Outlet};
 use weave_ctl::mesh::name::PeerName;
 
+pub use big::run;
+pub use figures::{Figures, Phase};
 pub use link::Faults;
+pub use options::{Options, Scenario};
+pub use peer::Peer;
 pub use traffic::{Kind, Sent, Traffic};
 pub use world::{Doom, Node, World};
 

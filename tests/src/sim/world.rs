@@ -400,7 +400,10 @@ impl<S: Site> World<S> {
                 }
                 Output::Added { conn, remote, .. } => self.added(conn, remote),
                 Output::Close { conn, reason } => {
-                    *self.closed.entry(reason).or_default() += 1;
+                    // Names and numbers apart, there are few.
+                    let end = reason.find(|c: char| c.is_ascii_digit()).unwrap_or(reason.len());
+                    let text = reason.get(..end).unwrap_or_default().to_owned();
+                    *self.closed.entry(text).or_default() += 1;
                     self.closed_by_us(conn);
                 }
                 Output::Ready { conn } => {
@@ -412,6 +415,8 @@ impl<S: Site> World<S> {
                 | Output::OverlayControlReceived { .. }
                 | Output::RoutesChanged
                 | Output::ShortIdsChanged
+                | Output::Farewell { .. }
+                | Output::NameTaken(_)
                 | Output::OwnShortIdChanged(_) => {}
             }
         }

@@ -335,6 +335,9 @@ pub struct RingEntry {
     pub is_known_peer: bool,
     /// Version of the entry.
     pub version: u64,
+    /// Not in the original: addresses in it that are free, as its owner tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
     /// Not in the original: for how long the owner has been unknown to the router, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_seconds: Option<u64>,

@@ -3,6 +3,7 @@
 mod address;
 mod attach;
 pub mod client;
+mod doctor;
 mod env;
 mod failure;
 pub mod launch;
@@ -68,6 +69,7 @@ enum Command {
     Attach(attach::AttachArgs),
     Connect(targets::ConnectArgs),
     Detach(attach::DetachArgs),
+    Doctor(doctor::DoctorArgs),
     Forget(targets::ForgetArgs),
     Launch(Box<launch::LaunchArgs>),
     Prime(targets::PrimeArgs),
@@ -189,6 +191,7 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::Attach(options) => block_on(attach::attach(options, context)),
         Command::Detach(options) => block_on(attach::detach(options, context)),
         Command::Ps(options) => block_on(ps::ps(options, context)),
+        Command::Doctor(options) => block_on(doctor::doctor(&options, context)),
     }
 }
 

@@ -29,6 +29,7 @@ weave attach        [<addr> ...] [--no-multicast-route] <container>
 weave status        [targets | connections | peers | ipam]
       report        [-f <format>]
       ps            [<container> ...]
+      doctor        [--fix] [--json]
 
 weave stop
 

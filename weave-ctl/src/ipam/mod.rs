@@ -17,6 +17,7 @@ pub mod ring;
 mod ring_tests;
 #[cfg(test)]
 mod sim;
+pub mod sizes;
 pub mod space;
 mod status;
 mod takeover;

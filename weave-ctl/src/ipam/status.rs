@@ -18,6 +18,7 @@ impl Allocator {
             nickname: self.nicknames.get(&entry.peer).cloned().unwrap_or_default(),
             is_known_peer: out.is_known(entry.peer),
             version: entry.version.into(),
+            free: Some(entry.free.into()),
             ..report::RingEntry::default()
         });
         let claims = self.pending.claims.iter().map(|claim| report::PendingClaim {

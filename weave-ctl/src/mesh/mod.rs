@@ -5,6 +5,8 @@
 #[cfg(test)]
 pub(crate) mod capture;
 pub mod channel;
+pub mod claim;
+pub mod collisions;
 mod connections;
 pub mod core;
 pub mod crypto;
@@ -21,6 +23,7 @@ pub mod queue;
 pub mod routes;
 mod sending;
 pub mod short_ids;
+pub mod sizes;
 pub mod status;
 pub mod summary;
 pub mod surrogate;

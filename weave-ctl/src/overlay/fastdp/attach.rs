@@ -226,6 +226,17 @@ pub fn detach(bpf_dir: &Path, hook: Hook, interface: &str, ifindex: u32) {
     }
 }
 
+/// Is our program attached there through TCX? `None` if the kernel does not tell.
+#[must_use]
+pub fn is_attached(hook: Hook, interface: &str) -> Option<bool> {
+    // The kernel keeps this many characters of a program's name.
+    const KEPT: usize = 15;
+    let (_, programs) = SchedClassifier::query_tcx(interface, hook.direction()).ok()?;
+    let wanted = hook.program().as_bytes();
+    let wanted = wanted.get(..KEPT).unwrap_or(wanted);
+    Some(programs.iter().any(|program| program.name() == wanted))
+}
+
 /// Removes our filter from a container's port or an underlay interface; none is fine. The qdisc stays:
 /// others may use it.
 pub fn remove_filter(interface: &str) {
