@@ -105,7 +105,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     let name = identity::peer_name(&sources, &mut rand::rng())?;
     let now = u64::try_from(unix_now()).unwrap_or_default();
-    let mut identity = identity::settled(saved.identity, name, now, &mut rand::rng());
+    let mut identity = identity::settled(saved.identity.take(), name, now, &mut rand::rng());
     let nickname = options.nickname.clone();
     tracing::info!("Our name is {name}({nickname})");
     if let Some(why) = &identity.renamed {

@@ -60,7 +60,7 @@ fn all_that_the_original_kept() {
             record("weave:expose", &["10.32.0.3/12"]),
         ]
     );
-    assert_eq!(legacy.direct_peers, ["10.77.0.2", "10.77.0.9:7000"]);
+    assert_eq!(legacy.direct_peers, ["10.77.0.9:7000", "10.77.0.2"]);
     assert_eq!(
         legacy.flags,
         BTreeMap::from([("peer-reclaim".to_owned(), "ok".to_owned())])
