@@ -23,7 +23,7 @@ use super::overlays::Overlays;
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
-use crate::ipam::allocator::{self, Allocator};
+use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
@@ -277,7 +277,7 @@ fn take_over(saved: &mut Stored, store: &Store, data_dir: &Path, name: PeerName)
         path.display()
     );
     if let Some(ipam) = found.ipam {
-        store.save_ipam(&ipam)?;
+        store.save_ipam(&Changes::all(ipam.clone()))?;
         saved.ipam = Some(ipam);
     }
     store.save_direct_peers(&found.direct_peers)?;

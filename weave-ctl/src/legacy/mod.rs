@@ -131,16 +131,18 @@ fn checked(ring: Ring) -> Result<Ring, Reason> {
     Ok(ring)
 }
 
-fn owned(value: &[u8]) -> Result<Vec<OwnedRecord>, Reason> {
+/// Numbered in the order of the file: their ages are not in it.
+fn owned(value: &[u8]) -> Result<BTreeMap<u64, OwnedRecord>, Reason> {
     let value = Decoder::new(value).require("ownedAddresses")?;
-    let mut records = Vec::new();
-    for (id, data) in value.as_map("ownedAddresses")? {
+    let mut records = BTreeMap::new();
+    for (number, (id, data)) in (0..).zip(value.as_map("ownedAddresses")?) {
         let cidrs = data.slice("Cidrs")?.iter().map(cidr).collect::<Result<_, _>>()?;
-        records.push(OwnedRecord {
+        let record = OwnedRecord {
             id: id.as_str("ownedAddresses")?.to_owned(),
             is_container: data.bool("IsContainer")?,
             cidrs,
-        });
+        };
+        records.insert(number, record);
     }
     Ok(records)
 }
@@ -190,7 +192,7 @@ impl Legacy {
     /// How many addresses are in use.
     #[must_use]
     pub fn addresses(&self) -> usize {
-        let records = self.ipam.iter().flat_map(|ipam| &ipam.owned);
+        let records = self.ipam.iter().flat_map(|ipam| ipam.owned.values());
         records.map(|record| record.cidrs.len()).sum()
     }
 }

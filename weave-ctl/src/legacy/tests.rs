@@ -13,7 +13,7 @@ fn name(text: &str) -> PeerName {
 fn records(legacy: &Legacy) -> Vec<(String, bool, Vec<String>)> {
     let owned = &legacy.ipam.as_ref().unwrap().owned;
     let mut records: Vec<_> = owned
-        .iter()
+        .values()
         .map(|r| {
             let cidrs = r
                 .cidrs
