@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -228,15 +229,18 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         ending.ok().and_then(|ending| *ending).unwrap_or(Ending::Stop)
     }));
     let texts = resolved.into_iter().map(|peer| peer.text).collect();
-    handle
-        .connect(texts, true)
-        .await
-        .context("cannot set the initial peers")?;
+    let mut running = running;
+    if let Err(error) = handle.connect(texts, true).await {
+        // If the daemon has ended, it knows why.
+        if let Ok(ended) = tokio::time::timeout(Duration::from_secs(1), &mut running).await {
+            ended.context("the daemon's loop has failed")??;
+        }
+        return Err(error).context("cannot set the initial peers");
+    }
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let mut running = running;
     let ended = tokio::select! {
         ended = &mut running => Err(ended),
         ending = signals.next() => Ok(ending),
