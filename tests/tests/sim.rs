@@ -4,7 +4,7 @@ use weave_tests::sim::{Options, run};
 
 fn short(seed: u64) -> Options {
     Options {
-        conn_limit: 0,
+        conn_limit: if seed % 4 == 3 { 8 } else { 0 },
         originals: [0, 20, 50, 100][seed as usize % 4],
         ..Options::new(seed, 10 + (seed as usize * 7) % 11)
     }

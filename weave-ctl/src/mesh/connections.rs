@@ -111,12 +111,27 @@ impl Mesh {
         }
         let limit = self.config.conn_limit;
         if limit > 0 && self.conns.len() >= limit {
-            return Err(Refusal::Limit(limit));
+            let Some(conn) = self.dispensable(theirs.name) else {
+                return Err(Refusal::Limit(limit));
+            };
+            self.close(call, conn, Refusal::Limit(limit).to_string());
         }
         if self.peers.get(theirs.name).is_none() && self.peers.is_full() {
             return Err(Refusal::PeerLimit);
         }
         Ok(())
+    }
+
+    /// The connection to give up for a peer that nobody leads to: those who know each other must not shut out
+    /// one that knows only us. It is the one that is missed least, as its remote has the most others.
+    fn dispensable(&self, stranger: PeerName) -> Option<ConnId> {
+        if self.routes.next_hop(stranger, Edges::All).is_some() {
+            return None;
+        }
+        let others = |c: &Connection| self.peers.get(c.remote).map_or(0, |p| p.connections.len());
+        let candidates = self.conns.iter().map(|(conn, c)| (others(c), *conn));
+        let (links, conn) = candidates.max()?;
+        (links > 2).then_some(conn)
     }
 
     fn refuse(&mut self, now: Now, conn: ConnId, dialled: Option<SocketAddr>, refusal: &Refusal) {
