@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use crate::mesh::name::PeerName;
+use crate::store::Identity;
 
 const SALT: &[u8] = b"9oBJ0Jmip-";
 
@@ -58,6 +59,29 @@ pub fn peer_name(sources: &Sources<'_>, rng: &mut impl Rng) -> Result<PeerName, 
         return Ok(name);
     }
     Ok(hash(&data))
+}
+
+/// What is to be persisted with `name`: what was `saved` if that is about the same name. `now` in Unix seconds.
+#[must_use]
+pub fn settled(saved: Option<Identity>, name: PeerName, now: u64, rng: &mut impl Rng) -> Identity {
+    let mut identity = saved
+        .filter(|saved| saved.name == name)
+        .unwrap_or_else(|| Identity::new(name));
+    if identity.instance == 0 {
+        identity.since = now;
+        identity.instance = rng.random_range(1..=u64::MAX);
+    }
+    identity
+}
+
+/// A new, random name, as another peer keeps the one we had: `why`. `now` in Unix seconds.
+#[must_use]
+pub fn renamed(from: PeerName, why: &str, now: u64, rng: &mut impl Rng) -> Identity {
+    let renamed = format!("renamed from {from}: {why}, as clones of one machine have");
+    Identity {
+        renamed: Some(renamed),
+        ..settled(None, name_of(rng.random()), now, rng)
+    }
 }
 
 /// machine-id, then system UUID, as they are in their files.
@@ -199,6 +223,43 @@ mod tests {
         let dir = root(&[("etc/machine-id/a-directory", "")]);
         let error = peer_name(&sources(dir.path()), &mut StdRng::seed_from_u64(1)).unwrap_err();
         assert!(error.to_string().contains("etc/machine-id: "), "{error}");
+    }
+
+    #[test]
+    fn the_name_stays_when_the_machine_changes() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let before = root(&[("etc/machine-id", MACHINE)]);
+        let name = peer_name(&sources(before.path()), &mut rng).unwrap();
+        let saved = settled(None, name, 1000, &mut rng);
+        assert_eq!((saved.name, saved.since, saved.short_id), (name, 1000, None));
+        let after = root(&[("etc/machine-id", "another\n"), ("sys/hypervisor/uuid", UUID)]);
+        let mut sources = sources(after.path());
+        sources.persisted = Some(saved.name);
+        let again = peer_name(&sources, &mut rng).unwrap();
+        assert_eq!(settled(Some(saved.clone()), again, 2000, &mut rng), saved);
+        // Written by a release that kept the name only.
+        let old = Identity::new(name);
+        let known = settled(Some(old), name, 2000, &mut rng);
+        assert_eq!((known.name, known.since), (name, 2000));
+        assert_ne!((known.instance, saved.instance), (0, known.instance));
+        let other = PeerName::from_u64(1).unwrap();
+        let chosen = settled(Some(saved.clone()), other, 3000, &mut rng);
+        assert_eq!((chosen.name, chosen.since), (other, 3000));
+        assert_ne!(chosen.instance, saved.instance);
+    }
+
+    #[test]
+    fn a_clone_takes_a_random_name() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let old = PeerName::from_u64(0x77).unwrap();
+        let [one, other] = [1, 2].map(|now| renamed(old, "host b had it", now, &mut rng));
+        assert!(one.name != old && one.name != other.name && one.instance != other.instance);
+        assert_eq!((one.since, one.name.to_bytes()[0] & 3), (1, 2));
+        let why = one.renamed.unwrap();
+        assert!(
+            why.starts_with("renamed from 00:00:00:00:00:77: host b had it"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -49,13 +49,36 @@ pub struct Stored {
 }
 
 /// Who we are, once chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Peer name.
     pub name: PeerName,
     /// The short ID we last had, to be preferred again.
     #[serde(with = "short_id")]
     pub short_id: Option<ShortId>,
+    /// When this name was chosen, Unix seconds; 0 with `instance`.
+    #[serde(default)]
+    pub since: u64,
+    /// Random, drawn with the name; 0: not known, as in files of earlier releases.
+    #[serde(default)]
+    pub instance: u64,
+    /// Why the name is not the one that the machine would give.
+    #[serde(default)]
+    pub renamed: Option<String>,
+}
+
+impl Identity {
+    /// A name, and nothing else known yet.
+    #[must_use]
+    pub fn new(name: PeerName) -> Self {
+        Self {
+            name,
+            short_id: None,
+            since: 0,
+            instance: 0,
+            renamed: None,
+        }
+    }
 }
 
 /// The state cannot be used; the texts say what to do.
@@ -283,8 +306,11 @@ mod tests {
 
     fn fill(store: &Store) -> Stored {
         let identity = Identity {
-            name: name(1),
             short_id: ShortId::new(77),
+            since: u64::MAX,
+            instance: u64::MAX,
+            renamed: Some("why".to_owned()),
+            ..Identity::new(name(1))
         };
         let peers = vec!["host1".to_owned(), "10.0.0.1:6783".to_owned()];
         store.save_identity(&identity).unwrap();

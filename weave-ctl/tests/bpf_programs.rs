@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
-use weave_common::{Config, Counters, MacEntry, MacKey, NextHop, Sender, SleevePrefix};
-use weave_ctl::overlay::fastdp::{loader, maps::Maps};
+use weave_common::{Config, Counters, Heartbeat, MacEntry, MacKey, NextHop, Sender, SleevePrefix};
+use weave_ctl::overlay::fastdp::loader;
+use weave_ctl::overlay::fastdp::maps::{self, Maps};
 
 const OURS: u32 = 0x123;
 const THEIRS: u32 = 0xabc;
@@ -575,11 +576,44 @@ fn xdp_drops_strangers_only() {
 }
 
 #[test]
+fn the_first_frame_to_a_neighbour_is_told_once_and_again_after_a_look() {
+    let Some(mut bench) = Bench::new("traffic") else {
+        return;
+    };
+    let mut events = maps::open_events(&bench.dir.0).unwrap();
+    bench.remote(THERE, THEIRS);
+    let via = bench.maps.peers().unwrap()[&THEIRS].via;
+    assert!(!bench.maps.take_traffic(via).unwrap(), "nothing yet");
+    for turn in ["at first", "after a look"] {
+        for _ in 0..3 {
+            let frame = ipv4_frame(THERE, HERE, 100, true);
+            assert_eq!(bench.tc("weave_port", &frame).0, REDIRECT);
+        }
+        let event = events.next().and_then(|item| maps::heartbeat(&item));
+        assert_eq!(event, Some(Heartbeat::traffic(via)), "{turn}");
+        assert!(events.next().is_none(), "once only");
+        assert!(bench.maps.take_traffic(via).unwrap());
+        assert!(!bench.maps.take_traffic(via).unwrap());
+    }
+    // What stays on this host is no traffic of a neighbour.
+    let packet = vxlan(
+        THEIR_IP,
+        OUR_IP,
+        OURS,
+        THEIRS,
+        64,
+        &ipv4_frame(HERE, THERE, 60, true),
+    );
+    bench.tc("weave_underlay", &packet);
+    assert!(events.next().is_none());
+}
+
+#[test]
 fn heartbeats_reach_the_controller_whoever_sent_them() {
     let Some(mut bench) = Bench::new("heartbeat") else {
         return;
     };
-    let mut events = weave_ctl::overlay::fastdp::maps::open_events(&bench.dir.0).unwrap();
+    let mut events = maps::open_events(&bench.dir.0).unwrap();
     for (from, len) in [(THEIR_IP, 1430), (STRANGER, 24)] {
         let packet = vxlan(
             from,
@@ -591,7 +625,7 @@ fn heartbeats_reach_the_controller_whoever_sent_them() {
         );
         assert_eq!(bench.tc("weave_underlay", &packet).0, DROP, "not for the stack");
         let item = events.next().expect("an event");
-        let event = weave_ctl::overlay::fastdp::maps::heartbeat(&item).unwrap();
+        let event = maps::heartbeat(&item).unwrap();
         assert_eq!(event.conn_uid, 0x0123_4567_89ab_cdef);
         assert_eq!((event.frame_len as usize, event.claimed_len as usize), (len, len));
         assert_eq!((event.outer_src, event.outer_dst), (from, OUR_IP));
@@ -858,5 +892,5 @@ fn what_another_version_pinned_is_removed() {
     loader::load(&bench.dir.0).unwrap();
     assert!(!old.exists() && !link.exists());
     assert!(other.exists(), "not ours");
-    assert_eq!(maps.read_dir().unwrap().count(), 7);
+    assert_eq!(maps.read_dir().unwrap().count(), 8);
 }

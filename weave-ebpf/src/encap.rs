@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_redirect_neigh, bpf_
 use aya_ebpf::programs::TcContext;
 use weave_common::{NextHop, OVERHEAD};
 
-use crate::maps::count;
+use crate::maps::{count, used};
 use crate::packet::{DROP, Eth, Ipv4, Outer, Udp, Vxlan, redirect, store, vni};
 
 /// `BPF_ADJ_ROOM_ENCAP_L2(14)`: the inner Ethernet header alone. GSO looks for the inner frame
@@ -81,6 +81,7 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
 /// Out of the underlay interface; the outer Ethernet header is in place if its addresses are known.
 #[inline(always)]
 pub fn out(hop: &NextHop) -> i32 {
+    used(hop.via);
     if hop.flags & NextHop::HAS_MACS != 0 {
         return redirect(hop.ifindex);
     }
@@ -92,6 +93,7 @@ pub fn out(hop: &NextHop) -> i32 {
 /// `fragment` allows the outer packet to be fragmented.
 #[inline(always)]
 pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, fragment: bool) -> bool {
+    used(hop.via);
     // Spelt out, as a call of memset in a loop over many hops costs the verifier its patience.
     let mut key = bpf_tunnel_key {
         tunnel_id: vni(dst, src),

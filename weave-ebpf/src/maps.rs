@@ -29,6 +29,10 @@ pub static SENDERS: HashMap<[u8; 4], Sender, { MAX_PEERS as usize }> = HashMap::
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
+/// Neighbour (short ID) -> 1 once a frame has left for it; the controller sets it back to 0.
+#[btf_map]
+pub static TRAFFIC: Array<u32, { MAX_PEERS as usize }> = Array::new();
+
 #[btf_map]
 pub static EVENTS: RingBuf<Heartbeat, { EVENT_RING as usize }> = RingBuf::new();
 
@@ -80,4 +84,18 @@ pub fn usable(short_id: u32) -> Option<&'static NextHop> {
 pub fn sender(address: [u8; 4]) -> Option<&'static Sender> {
     // SAFETY: as in `mac`.
     unsafe { SENDERS.get(address) }
+}
+
+/// A frame leaves for the neighbour `via`. The first one after a pause wakes the controller, which
+/// watches a path closely only while it is used; the others cost one load.
+#[inline(always)]
+pub fn used(via: u32) {
+    if let Some(slot) = TRAFFIC.get_ptr_mut(via) {
+        // SAFETY: an aligned integer of the map; two CPUs at once tell the controller twice.
+        unsafe {
+            if *slot == 0 && EVENTS.output(Heartbeat::traffic(via), 0).is_ok() {
+                *slot = 1;
+            }
+        }
+    }
 }

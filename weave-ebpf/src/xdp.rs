@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
 use weave_common::{Config, NextHop};
 
-use crate::maps::{config, count, sender};
+use crate::maps::{config, count, sender, used};
 use crate::packet::{Outer, at, vni_peers};
 use crate::relay::{self, Headers};
 
@@ -46,6 +46,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: in bounds as just checked; nothing else refers to these bytes any more.
     unsafe { *(start as *mut Headers) = headers };
     count!(xdp_relay);
+    used(hop.via);
     // SAFETY: reading a context field; plain helper call.
     unsafe {
         if hop.ifindex == (*ctx.ctx).ingress_ifindex {

@@ -415,6 +415,8 @@ impl<S: Site> World<S> {
                 | Output::OverlayControlReceived { .. }
                 | Output::RoutesChanged
                 | Output::ShortIdsChanged
+                | Output::Farewell { .. }
+                | Output::NameTaken(_)
                 | Output::OwnShortIdChanged(_) => {}
             }
         }

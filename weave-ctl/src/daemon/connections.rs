@@ -3,22 +3,27 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::event::{Event, Events};
+use super::gate::Gate;
 use crate::mesh::ConnId;
 use crate::mesh::crypto::{Password, SessionKey};
 use crate::mesh::handshake::Features;
 use crate::mesh::transport::{self, Connected, IntroError, Reader, Writer};
 use crate::mesh::trusted::TrustedSubnets;
 
-/// Accepted at once, and then one per [`ACCEPT_EVERY`] (wire.md 2.1).
-const ACCEPT_BURST: u32 = 20;
-const ACCEPT_EVERY: Duration = Duration::from_millis(50);
+/// After an error of the listening socket.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two lines about refused connections.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// For a last message.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Messages handed to a writer ahead of time: one being written, one waiting.
 const WRITER_DEPTH: usize = 2;
 
@@ -157,6 +162,15 @@ impl Connections {
         })
     }
 
+    /// Sends a last message on a connection that has not been started, and ends it.
+    pub fn farewell(&mut self, conn: ConnId, body: Vec<u8>) {
+        if let Some(connected) = self.introduced.remove(&conn) {
+            tokio::spawn(async move {
+                let _in_vain = timeout(FAREWELL, connected.part_with(&body)).await;
+            });
+        }
+    }
+
     /// Ends a connection, started or not.
     pub fn close(&mut self, conn: ConnId) {
         self.introduced.remove(&conn);
@@ -207,30 +221,44 @@ async fn write(conn: ConnId, mut writer: Writer, mut bodies: mpsc::Receiver<Vec<
     }
 }
 
-/// Accepts and introduces, no faster than the original would.
+/// Accepts and introduces. Whoever comes too often, or keeps too many handshakes waiting, is sent away at
+/// once and may come again.
 pub async fn accept(listener: TcpListener, events: Events, ours: OurFeatures, secrecy: Arc<Secrecy>) {
-    let mut budget = ACCEPT_BURST;
-    let mut refill = tokio::time::interval(ACCEPT_EVERY);
-    refill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    let started = Instant::now();
+    let mut gate = Gate::default();
+    let mut told_at = None::<Instant>;
+    let mut handshakes = JoinSet::new();
     loop {
         tokio::select! {
-            biased;
-            accepted = listener.accept(), if budget > 0 => match accepted {
+            Some(done) = handshakes.join_next() => {
+                if let Ok(source) = done {
+                    gate.done(started.elapsed(), source);
+                }
+            }
+            accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    budget -= 1;
+                    let source = remote.ip();
+                    if !gate.enter(started.elapsed(), source) {
+                        if told_at.is_none_or(|at| at.elapsed() > TELL_EVERY) {
+                            told_at = Some(Instant::now());
+                            let count = gate.take_refused();
+                            tracing::warn!("too many connections: refused {count}, the latest from {source}");
+                        }
+                        continue;
+                    }
                     let (events, ours, secrecy) = (events.clone(), ours.clone(), secrecy.clone());
-                    tokio::spawn(async move {
+                    handshakes.spawn(async move {
                         let introduced = introduce(stream, remote, &ours, &secrecy, false).await;
                         events.send(accepted_event(remote, introduced)).await;
+                        source
                     });
                 }
                 Err(error) => {
                     // Out of descriptors, or a connection that ended at once.
                     tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(ACCEPT_EVERY).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             },
-            _ = refill.tick(), if budget < ACCEPT_BURST => budget += 1,
         }
     }
 }
@@ -255,6 +283,9 @@ fn accepted_event(remote: SocketAddr, introduced: Result<(Connected, Features, u
 mod tests {
     use std::collections::BTreeMap;
 
+    use tokio::io::AsyncReadExt;
+
+    use super::super::gate::MAX_PER_SOURCE;
     use super::*;
     use crate::mesh::name::PeerName;
 
@@ -269,6 +300,35 @@ mod tests {
             overlays: None,
             extra: BTreeMap::new(),
         }
+    }
+
+    /// One source keeps a hundred connections open and says nothing; it could only take its own turns.
+    #[tokio::test]
+    async fn a_silent_crowd_from_one_source_starves_nobody() {
+        let (events, mut happened) = Events::new();
+        let listener = transport::listen(None, 0).unwrap();
+        let to_us = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+        let ours = Arc::new(Mutex::new(features(1)));
+        let accepting = tokio::spawn(accept(listener, events, ours, Arc::default()));
+        let from = |host: &str| transport::dial(to_us, Some(host.parse().unwrap()));
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            crowd.push(from("127.0.0.9").await.unwrap());
+        }
+        let stream = from("127.0.0.2").await.unwrap();
+        transport::introduce(stream, &features(2), None, true)
+            .await
+            .unwrap();
+        let event = happened.recv().await;
+        assert!(matches!(event, Some(Event::Introduced { features, .. }) if features.uid == 2));
+        // Those beyond its share were sent away, without waiting for a word of theirs.
+        let mut gone = 0;
+        for stream in crowd.iter_mut().skip(MAX_PER_SOURCE) {
+            let mut byte = [0; 64];
+            gone += usize::from(!matches!(stream.read(&mut byte).await, Ok(1..)));
+        }
+        assert_eq!(gone, 100 - MAX_PER_SOURCE);
+        accepting.abort();
     }
 
     /// A host that trusts 127.0.0.2 only, and has a password.

@@ -25,6 +25,7 @@ use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::mesh::channel::{Channel, Channels, Outlet};
+use crate::mesh::claim::Claim;
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::PeerName;
@@ -40,7 +41,7 @@ use crate::store::{Identity, Store};
 pub(super) const BATCH: usize = 256;
 /// IPAM's own clock (control.md 1.10).
 const IPAM_TICK: Duration = Duration::from_secs(5);
-/// Step of the clock on which MAC addresses age.
+/// Step of the clock on which MAC addresses age, and between two looks at who has traffic.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
 /// Between two sweeps of old MAC addresses (wire.md 6.9).
 const SWEEP: Duration = Duration::from_secs(60);
@@ -74,6 +75,8 @@ pub enum Ending {
     Stop,
     /// The kernel goes on until the next daemon takes over.
     HandOver,
+    /// This host has another name now: the next daemon is to start at once.
+    Renamed,
 }
 
 /// What the loop is made from.
@@ -84,6 +87,10 @@ pub struct Parts {
     pub secrecy: Arc<Secrecy>,
     /// Our name.
     pub name: PeerName,
+    /// Which process that name is (wire.md 1.2).
+    pub uid: u64,
+    /// The name with what is persisted of it.
+    pub identity: Identity,
     /// The mesh.
     pub mesh: Mesh,
     /// Its channels.
@@ -106,6 +113,12 @@ pub struct Parts {
 pub struct Daemon {
     pub(super) options: LaunchOptions,
     pub(super) name: PeerName,
+    pub(super) uid: u64,
+    pub(super) identity: Identity,
+    pub(super) claim: Option<Claim>,
+    pub(super) renamed: bool,
+    /// Interfaces of containers on the bridge.
+    pub(super) ports: BTreeSet<u32>,
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
     pub(super) store: Store,
@@ -173,6 +186,8 @@ impl Daemon {
             options,
             secrecy,
             name,
+            uid,
+            identity,
             mesh,
             channels,
             store,
@@ -195,6 +210,11 @@ impl Daemon {
             clock_base: overlays.fastdp.as_ref().map_or(0, Datapath::clock_s),
             options,
             name,
+            uid,
+            identity,
+            claim: None,
+            renamed: false,
+            ports: BTreeSet::new(),
             mesh,
             channels,
             store,
@@ -230,8 +250,8 @@ impl Daemon {
         self.started.elapsed()
     }
 
-    /// Runs until `stop` completes, which says what is to be left behind.
-    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<()> {
+    /// Runs until `stop` completes, which says what is to be left behind, or until we have another name.
+    pub async fn run(mut self, stop: impl Future<Output = Ending>) -> anyhow::Result<Ending> {
         let mut inbox = self.inbox.take().context("the daemon runs once")?;
         let mut watcher = Watcher::open(self.nl.ns()).await?;
         let mut ring = match self.overlays.fastdp {
@@ -240,6 +260,7 @@ impl Daemon {
         };
         self.scan_ports().await?;
         self.find_attached();
+        self.tell_claim();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;
         let ending = loop {
@@ -264,8 +285,12 @@ impl Daemon {
             self.on_time().await?;
             self.carry_out().await?;
             self.settle()?;
+            if self.renamed {
+                break Ending::Renamed;
+            }
         };
-        self.shut_down(ending)
+        self.shut_down(ending)?;
+        Ok(ending)
     }
 
     fn next_deadline(&self) -> Now {
@@ -295,6 +320,7 @@ impl Daemon {
         if self.due.ipam <= now {
             self.due.ipam = now + IPAM_TICK;
             self.with_ipam(|ipam, out| ipam.tick(out));
+            self.tell_claim();
         }
         if self.due.clock <= now {
             self.due.clock = now + CLOCK_STEP;
@@ -303,6 +329,7 @@ impl Daemon {
             if let Some(datapath) = self.datapath() {
                 datapath.set_clock(clock)?;
             }
+            self.check_traffic()?;
         }
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
@@ -415,6 +442,8 @@ impl Daemon {
                 } => {
                     self.added(conn, remote, conn_uid, &features, outbound).await?;
                 }
+                Output::Farewell { conn, body } => self.connections.farewell(conn, body),
+                Output::NameTaken(why) => self.give_up_name(&why)?,
                 Output::Close { conn, reason } => {
                     tracing::info!("connection {conn} closed: {reason}");
                     self.connections.close(conn);
@@ -450,10 +479,8 @@ impl Daemon {
                     if let Some(datapath) = self.datapath() {
                         datapath.set_short_id(id.get())?;
                     }
-                    self.store.save_identity(&Identity {
-                        name: self.name,
-                        short_id: Some(id),
-                    })?;
+                    self.identity.short_id = Some(id);
+                    self.store.save_identity(&self.identity)?;
                     self.tell_features(|features| features.short_id = Some(id));
                     self.tables_stale = true;
                 }

@@ -23,6 +23,7 @@ impl Daemon {
             Change::Link {
                 index, gone: true, ..
             } => {
+                self.port_seen(index, false);
                 if let Some(datapath) = self.datapath() {
                     datapath.remove_port(index)?;
                     datapath.remove_underlay(index)?;
@@ -31,6 +32,7 @@ impl Daemon {
             Change::Link {
                 index, name, master, ..
             } if is_port(&name) => {
+                self.port_seen(index, master.is_some());
                 if master.is_some() {
                     self.add_port(&name, index);
                 } else if let Some(datapath) = self.datapath() {
@@ -82,10 +84,6 @@ impl Daemon {
     pub(super) async fn scan_ports(&mut self) -> anyhow::Result<()> {
         let links = self.nl.links().await?;
         let alive: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        let Ok(datapath) = &mut self.overlays.fastdp else {
-            return Ok(());
-        };
-        datapath.sweep_links(|index| alive.contains(&index));
         let bridge = links
             .iter()
             .find(|link| link.name == self.options.bridge)
@@ -95,6 +93,11 @@ impl Daemon {
             .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
             .map(|link| (link.index, link.name))
             .collect();
+        self.ports = present.keys().copied().collect();
+        let Ok(datapath) = &mut self.overlays.fastdp else {
+            return Ok(());
+        };
+        datapath.sweep_links(|index| alive.contains(&index));
         let gone: Vec<u32> = datapath
             .ports()
             .keys()
@@ -108,6 +111,17 @@ impl Daemon {
             self.add_port(&name, index);
         }
         Ok(())
+    }
+
+    /// A container came or went.
+    fn port_seen(&mut self, index: u32, there: bool) {
+        let changed = match there {
+            true => self.ports.insert(index),
+            false => self.ports.remove(&index),
+        };
+        if changed {
+            self.tell_claim();
+        }
     }
 
     /// A port without our program still works, through the bridge.

@@ -3,10 +3,12 @@
 mod connections;
 mod core;
 mod event;
+mod gate;
 mod handle;
 mod host;
 mod logging;
 mod mtu;
+mod naming;
 mod neighbours;
 mod overlays;
 mod paths;

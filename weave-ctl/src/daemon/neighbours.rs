@@ -19,8 +19,8 @@ use crate::overlay::switch::{Action, FASTDP, NewSwitch, NoCommonOverlay, Switch}
 pub const FEATURE_MTU: &str = "MTU";
 /// Feature key: which program. The original sends none.
 pub const FEATURE_IMPLEMENTATION: &str = "Implementation";
-/// Feature key: how often heartbeats are sent. With `quick` at both ends a dead path is noticed within
-/// two seconds, and its two ends tell each other what they hear.
+/// Feature key: how often heartbeats are sent. With `quick` at both ends a dead path that is in use is
+/// noticed within two seconds, and its two ends tell each other what they hear and whether they use it.
 pub const FEATURE_PACE: &str = "Pace";
 /// Value of [`FEATURE_PACE`].
 pub const PACE_QUICK: &str = "quick";
@@ -238,6 +238,34 @@ impl Neighbours {
             return Vec::new();
         };
         of(*conn, neighbour.switch.on_heartbeat(now, received))
+    }
+
+    /// A frame has left for a neighbour on the fast path, the first in a while.
+    pub fn on_traffic(&mut self, now: Now, remote: PeerName) -> Actions {
+        let Some((conn, neighbour)) = self.by_conn.iter_mut().find(|(_, n)| n.remote == remote) else {
+            return Vec::new();
+        };
+        of(*conn, neighbour.switch.on_traffic(now, true))
+    }
+
+    /// Looks again at the neighbours for which frames left when they were looked at last. `used` tells
+    /// whether any has since then.
+    pub fn check_traffic<E>(
+        &mut self,
+        now: Now,
+        mut used: impl FnMut(PeerName) -> Result<bool, E>,
+    ) -> Result<Actions, E> {
+        let mut actions = Vec::new();
+        for (conn, neighbour) in &mut self.by_conn {
+            let busy = neighbour
+                .switch
+                .fastdp()
+                .is_some_and(heartbeat::Path::has_traffic);
+            if busy && !used(neighbour.remote)? {
+                actions.extend(of(*conn, neighbour.switch.on_traffic(now, false)));
+            }
+        }
+        Ok(actions)
     }
 
     /// Something came on sleeve.

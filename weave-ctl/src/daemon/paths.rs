@@ -18,7 +18,22 @@ use crate::overlay::sleeve::{Hop, NewLink, Session, Tables};
 use crate::overlay::switch::Action;
 
 impl Daemon {
-    /// Heartbeats of the fast path have come.
+    /// Looks which neighbours the fast path still has frames for.
+    pub(super) fn check_traffic(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        let (mesh, Ok(datapath)) = (&self.mesh, &mut self.overlays.fastdp) else {
+            return Ok(());
+        };
+        let used = |remote| match mesh.short_id_of(remote) {
+            Some(id) => datapath.take_traffic(id.get()),
+            None => Ok(false),
+        };
+        let actions = self.neighbours.check_traffic(now, used)?;
+        self.act(actions);
+        Ok(())
+    }
+
+    /// Heartbeats of the fast path have come, or news of traffic.
     pub(super) fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {
         let now = self.now();
         // Bounded by the ring's size; what comes meanwhile wakes us again.
@@ -26,11 +41,17 @@ impl Daemon {
             let Some(heartbeat) = ring.next().and_then(|item| maps::heartbeat(&item)) else {
                 return;
             };
-            let source = u64::from(heartbeat.src);
-            let owner = ShortId::new(source).and_then(|id| self.mesh.short_id_owner(id));
+            let traffic = heartbeat.frame_len == 0;
+            let id = if traffic { heartbeat.dst } else { heartbeat.src };
+            let owner = ShortId::new(id.into()).and_then(|id| self.mesh.short_id_owner(id));
             let Some(remote) = owner else {
                 continue;
             };
+            if traffic {
+                let actions = self.neighbours.on_traffic(now, remote);
+                self.act(actions);
+                continue;
+            }
             let received = Received {
                 conn_uid: heartbeat.conn_uid,
                 frame_len: heartbeat.frame_len,

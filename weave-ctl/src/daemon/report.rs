@@ -57,6 +57,19 @@ impl Daemon {
         }
     }
 
+    fn collisions(&self) -> Vec<report::Collision> {
+        let now = self.now();
+        let seen = self.mesh.collisions(now);
+        seen.map(|collision| report::Collision {
+            name: self.name.to_string(),
+            nick_name: collision.nickname.clone(),
+            address: collision.address.map(|a| a.to_string()).unwrap_or_default(),
+            seconds_ago: now.saturating_sub(collision.last).as_secs(),
+            outcome: collision.outcome.clone(),
+        })
+        .collect()
+    }
+
     fn nickname(&self, name: PeerName) -> String {
         self.mesh
             .peer(name)
@@ -110,7 +123,7 @@ impl Daemon {
             },
             capture_stats: BTreeMap::new(),
             macs: self.macs(),
-            collisions: Vec::new(),
+            collisions: self.collisions(),
         }
     }
 

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::connections::{self, Secrecy};
-use super::core::{Daemon, Ending, OurChannels, Parts};
+use super::core::{Daemon, Ending, OurChannels, Parts, unix_now};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::mtu::Mtu;
@@ -28,7 +29,7 @@ use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, transport};
 use crate::net::Netlink;
 use crate::net::bridge;
-use crate::store::{Identity, Store};
+use crate::store::Store;
 use crate::{docker, identity};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
@@ -40,7 +41,42 @@ pub fn run(options: LaunchOptions) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(start(options))
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut options = options;
+        // Each turn is a whole daemon, which ends with our name.
+        while start(options.clone(), &mut signals).await? == Ending::Renamed {
+            tracing::info!("=== starting anew with another name ===");
+            options.resume = true;
+            options.peers.clear();
+        }
+        Ok(())
+    })
+}
+
+/// Registered once, so that none is lost.
+struct Signals {
+    hand_over: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            hand_over: signal(SignalKind::user_defined1())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Ending {
+        tokio::select! {
+            _ = self.interrupt.recv() => Ending::Stop,
+            _ = self.terminate.recv() => Ending::Stop,
+            _ = self.hand_over.recv() => Ending::HandOver,
+        }
+    }
 }
 
 /// File of the persistent state.
@@ -51,9 +87,7 @@ struct Listeners {
     http: [Option<Listener>; 3],
 }
 
-async fn start(options: LaunchOptions) -> anyhow::Result<()> {
-    let mut hand_over = signal(SignalKind::user_defined1())?;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<Ending> {
     tracing::info!("weave  {}", crate::VERSION);
     let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
@@ -62,31 +96,31 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let root = Path::new("/");
     let sources = identity::Sources {
         given: options.name,
-        persisted: saved.identity.map(|known| known.name),
+        persisted: saved.identity.as_ref().map(|known| known.name),
         bridge: existing.as_ref().and_then(|link| link.mac),
         root,
         host_root: root,
     };
     let name = identity::peer_name(&sources, &mut rand::rng())?;
+    let now = u64::try_from(unix_now()).unwrap_or_default();
+    let mut identity = identity::settled(saved.identity, name, now, &mut rand::rng());
     let nickname = options.nickname.clone();
     tracing::info!("Our name is {name}({nickname})");
+    if let Some(why) = &identity.renamed {
+        tracing::info!("{why}");
+    }
     match options.password {
         Some(_) => tracing::info!("Communication between peers via untrusted networks is encrypted."),
         None => tracing::info!("Communication between peers is unencrypted."),
     }
 
     // The short ID we had before: our kernel and other peers may still be using it.
-    let before = saved
-        .identity
-        .filter(|known| known.name == name)
-        .and_then(|known| known.short_id);
-    let short_id = before
+    let short_id = identity
+        .short_id
         .or_else(|| ShortId::new(rand::random_range(0..ShortId::COUNT as u64)))
         .context("no short ID")?;
-    store.save_identity(&Identity {
-        name,
-        short_id: Some(short_id),
-    })?;
+    identity.short_id = Some(short_id);
+    store.save_identity(&identity)?;
     let peers = if options.resume {
         saved.direct_peers.clone().unwrap_or_default()
     } else {
@@ -154,19 +188,21 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
         password: options.password.clone(),
         trusted_subnets: options.trusted_subnets.clone(),
     });
-    tokio::spawn(connections::accept(
+    let accepting = tokio::spawn(connections::accept(
         listeners.mesh,
         events.0.clone(),
         ours.clone(),
         secrecy.clone(),
     ));
-    follow_docker(&options, &events.0);
+    let following = follow_docker(&options, &events.0);
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels { ipam };
     let daemon = Daemon::new(Parts {
         options,
         secrecy,
         name,
+        uid,
+        identity,
         mesh,
         channels,
         store,
@@ -193,9 +229,7 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     let mut running = running;
     let ended = tokio::select! {
         ended = &mut running => Err(ended),
-        _ = interrupt.recv() => Ok(Ending::Stop),
-        _ = terminate.recv() => Ok(Ending::Stop),
-        _ = hand_over.recv() => Ok(Ending::HandOver),
+        ending = signals.next() => Ok(ending),
     };
     let result = match ended {
         Err(ended) => {
@@ -212,23 +246,28 @@ async fn start(options: LaunchOptions) -> anyhow::Result<()> {
     for server in servers {
         let _ = server.await;
     }
+    // The next daemon needs the port.
+    for task in std::iter::once(accepting).chain(following) {
+        task.abort();
+        let _ = task.await;
+    }
     tracing::info!("*** exiting");
     result.context("the daemon's loop has failed")?
 }
 
 /// Addresses of containers are given back when Docker says that they are gone.
-fn follow_docker(options: &LaunchOptions, events: &Events) {
+fn follow_docker(options: &LaunchOptions, events: &Events) -> Option<JoinHandle<()>> {
     if options.docker_api.is_empty() || options.ipam.is_none() {
-        return;
+        return None;
     }
     let (host, events) = (options.docker_api.clone(), events.clone());
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         docker::events::watch(&host, |event| {
             let events = events.clone();
             async move { events.send(Event::Container(event)).await }
         })
         .await;
-    });
+    }))
 }
 
 async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
@@ -290,7 +329,7 @@ fn serve_http(
     listeners: [Option<Listener>; 3],
     handle: &Handle,
     stopped: &watch::Receiver<Option<Ending>>,
-) -> Vec<tokio::task::JoinHandle<()>> {
+) -> Vec<JoinHandle<()>> {
     let routers = [
         control_router(handle.clone()),
         status_router(handle.clone()),

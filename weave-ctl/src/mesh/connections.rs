@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::claim::{Claim, Holder};
 use super::core::{Call, GARBAGE_DELAY, HEARTBEAT, Introduction, Mesh, Output};
 use super::gossip::TOPOLOGY;
+use super::message::Message;
 use super::name::PeerName;
 use super::peers::MAX_PEERS;
 use super::queue::{Item, Queue, Slot};
@@ -19,6 +21,10 @@ pub(super) struct Connection {
     pub(super) remote: PeerName,
     pub(super) remote_addr: SocketAddr,
     pub(super) remote_uid: u64,
+    /// What the remote's right to its name rests on; an original does not say.
+    claim: Option<Claim>,
+    /// UID of the process whose connection this one has taken the place of.
+    outlived: Option<u64>,
     pub(super) outbound: bool,
     pub(super) dialled: Option<SocketAddr>,
     pub(super) uid: u64,
@@ -34,6 +40,8 @@ pub(super) enum Refusal {
     UnknownName(PeerName, SocketAddr),
     #[error("local \"{0}\" and remote \"{1}\" peer names collision")]
     Collision(String, String),
+    #[error("peer names collision: another live peer is \"{0}\"")]
+    Taken(String),
     #[error("cannot connect to ourself")]
     Ourself,
     #[error("Multiple connections to {0} added to {1}")]
@@ -53,6 +61,10 @@ impl Mesh {
             return;
         }
         self.connecting = Some(remote);
+        let outlived = self.connection_with(remote).and_then(|(_, old)| {
+            let same = old.remote_uid == intro.features.uid;
+            if same { old.outlived } else { Some(old.remote_uid) }
+        });
         let verdict = self.admit(call, &intro, dialled);
         self.connecting = None;
         if let Some(target) = dialled {
@@ -64,7 +76,7 @@ impl Mesh {
             return;
         }
         tracing::info!(conn, %remote, outbound = intro.outbound, "connection added");
-        self.add_connection(call, intro, dialled);
+        self.add_connection(call, intro, dialled, outlived);
     }
 
     /// All checks in their order; may close an earlier connection in favour of this one.
@@ -88,6 +100,7 @@ impl Mesh {
             return Err(Refusal::Ourself);
         }
         if theirs.name == own {
+            self.met_namesake(call.now, intro);
             let remote = format!("{}({})", theirs.name, theirs.nickname);
             return Err(Refusal::Collision(self.peers.full_name(own), remote));
         }
@@ -96,6 +109,10 @@ impl Mesh {
         } else {
             format!("{}({})", theirs.name, theirs.nickname)
         };
+        if self.is_contested(intro) {
+            self.tell_namesakes(intro);
+            return Err(Refusal::Taken(shown));
+        }
         let multiple = Refusal::Multiple(shown, self.peers.full_name(own));
         let uid = intro.our_conn_id ^ theirs.conn_id;
         if let Some((old_conn, old)) = self.connection_with(theirs.name) {
@@ -134,9 +151,61 @@ impl Mesh {
         (links > 2).then_some(conn)
     }
 
+    /// Does the remote have the name of a neighbour that is alive? What an earlier process of the same peer
+    /// leaves behind looks alike: it has the same instance, and does not come again.
+    fn is_contested(&self, intro: &Introduction) -> bool {
+        let theirs = &intro.features;
+        let Some((_, old)) = self.connection_with(theirs.name) else {
+            return false;
+        };
+        let (Some(held), Some(new)) = (old.claim, Claim::of(theirs)) else {
+            return false;
+        };
+        held.uid != new.uid && (held.instance != new.instance || old.outlived == Some(new.uid))
+    }
+
+    /// Each is told of the other; they come to the same decision (`claim`). The one that was first stays
+    /// connected until then.
+    fn tell_namesakes(&mut self, intro: &Introduction) {
+        let theirs = &intro.features;
+        let full = self.peers.get(theirs.name).map(|p| p.nickname.clone());
+        let Some((old_conn, old)) = self.connection_with(theirs.name) else {
+            return;
+        };
+        let dialled = |addr: SocketAddr, dialled| {
+            let port = if dialled { addr.port() } else { self.config.port };
+            Some(targets::canonical(SocketAddr::new(addr.ip(), port)))
+        };
+        let told = |holder| Message::NameTaken(Box::new(holder)).encode();
+        let first = old.claim.map(|claim| Holder {
+            name: theirs.name,
+            nickname: full.unwrap_or_default(),
+            address: dialled(old.remote_addr, old.outbound),
+            claim,
+        });
+        let second = Claim::of(theirs).map(|claim| Holder {
+            name: theirs.name,
+            nickname: theirs.nickname.clone(),
+            address: dialled(intro.remote, intro.outbound),
+            claim,
+        });
+        if let Some((first, second)) = first.zip(second) {
+            let body = told(first);
+            self.out.push(Output::Farewell {
+                conn: intro.conn,
+                body,
+            });
+            self.send(old_conn, told(second));
+        }
+    }
+
     fn refuse(&mut self, now: Now, conn: ConnId, dialled: Option<SocketAddr>, refusal: &Refusal) {
         tracing::info!(conn, %refusal, "connection refused");
-        let hopeless = matches!(refusal, Refusal::Collision(..) | Refusal::Ourself);
+        let hopeless = match refusal {
+            Refusal::Ourself => true,
+            Refusal::Collision(..) => !self.collision_may_end(),
+            _ => false,
+        };
         let ending = if hopeless {
             Ending::Hopeless
         } else {
@@ -154,7 +223,13 @@ impl Mesh {
         });
     }
 
-    fn add_connection(&mut self, call: &mut Call<'_>, intro: Introduction, dialled: Option<SocketAddr>) {
+    fn add_connection(
+        &mut self,
+        call: &mut Call<'_>,
+        intro: Introduction,
+        dialled: Option<SocketAddr>,
+        outlived: Option<u64>,
+    ) {
         let Introduction {
             conn,
             outbound,
@@ -183,6 +258,8 @@ impl Mesh {
                 remote,
                 remote_addr,
                 remote_uid: features.uid,
+                claim: Claim::of(&features),
+                outlived,
                 outbound,
                 dialled,
                 uid,

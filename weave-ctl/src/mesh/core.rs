@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::channel::Channels;
+use super::collisions::Contest;
 use super::connections::Connection;
 pub use super::events::{Config, Counters, Input, Introduction, Output};
 use super::gossip::Relay;
@@ -75,6 +76,9 @@ pub struct Mesh {
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
+    pub(super) contest: Contest,
+    /// Has a neighbour told us of the topology?
+    pub(super) joined: bool,
     pub(super) terminations: u64,
     pub(super) counters: Counters,
     pub(super) stopped: bool,
@@ -114,6 +118,8 @@ impl Mesh {
             waiting_bytes: 0,
             doomed: Vec::new(),
             out: Vec::new(),
+            contest: Contest::default(),
+            joined: false,
             terminations: 0,
             counters: Counters::default(),
             stopped: false,
@@ -254,6 +260,23 @@ impl Mesh {
         }
         if effects.iter().any(|e| e.ousted == Some(self.config.name)) {
             self.reassign_short_id(now);
+        }
+    }
+
+    /// A topology was heard. If our short ID is taken in the first one, we move whatever the names: at once,
+    /// before we dial others, and so that nobody who was there before us has to (weakness W12).
+    pub(super) fn topology_heard(&mut self, now: Now) {
+        if std::mem::replace(&mut self.joined, true) {
+            return;
+        }
+        let Some(own) = self.own().and_then(|own| own.short_id) else {
+            return;
+        };
+        let name = self.config.name;
+        let taken = |peer: &PeerSummary| peer.name != name && peer.short_id == Some(own);
+        if self.peers.iter().any(taken) {
+            self.reassign_short_id(now);
+            self.timers.update = Some(now);
         }
     }
 

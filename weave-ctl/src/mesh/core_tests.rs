@@ -276,6 +276,7 @@ fn show(message: &Message) -> String {
             String::from_utf8_lossy(&envelope.payload)
         ),
         Message::OverlayControl { index, tag, data } => format!("control {index} {tag} {data:?}"),
+        Message::NameTaken(holder) => format!("name taken by {}", holder.nickname),
     }
 }
 
@@ -549,6 +550,39 @@ fn a_lower_name_takes_our_short_id() {
     );
     b.wait_until(5000);
     assert_eq!(b.sent(1).len(), 1, "others are told");
+}
+
+#[test]
+fn who_joins_with_a_short_id_that_is_taken_moves_before_it_dials_others() {
+    let mut b = Bench::new();
+    b.accept(1, 1);
+    // Name 0x20 is above ours: by the rule for all it would have to move (wire.md 1.4).
+    let mut there = summary(0x20, 0x20, 1, &[1]);
+    there.short_id = Some(short(0x123));
+    let outputs = b.receive(1, topology(&[summary(1, 1, 1, &[OWN, 0x20]), there.clone()]));
+    let moved = outputs
+        .iter()
+        .any(|o| matches!(o, Output::OwnShortIdChanged(id) if *id != short(0x123)));
+    let dialled = |outputs: &[Output]| outputs.iter().any(|o| matches!(o, Output::Dial { .. }));
+    assert!(moved && !dialled(&outputs), "{outputs:?}");
+    assert_eq!(b.mesh.short_id_of(name(0x20)), Some(short(0x123)));
+    let told = b.sent(1).into_iter().any(|message| match message {
+        Message::Gossip(e) if e.channel == "topology" => {
+            let peers = decode_topology(&e.payload).unwrap();
+            peers
+                .iter()
+                .any(|p| p.name == name(OWN) && p.short_id == b.mesh.own().unwrap().short_id)
+        }
+        _ => false,
+    });
+    assert!(told, "at once");
+    assert!(dialled(&b.wait_until(200)));
+    // From now on the rule for all.
+    let own = b.mesh.own().unwrap().short_id;
+    there.short_id = own;
+    there.version = 2;
+    b.receive(1, topology(&[there]));
+    assert_eq!(b.mesh.own().unwrap().short_id, own);
 }
 
 #[test]

@@ -138,6 +138,13 @@ pub enum Output {
         /// Their address.
         remote_addr: SocketAddr,
     },
+    /// Send this last message on a connection that was not added, then close it; [`Output::Close`] follows.
+    Farewell {
+        /// Which.
+        conn: ConnId,
+        /// The message's body.
+        body: Vec<u8>,
+    },
     /// Close the TCP connection. No `Closed` is needed.
     Close {
         /// Which.
@@ -175,6 +182,8 @@ pub enum Output {
     ShortIdsChanged,
     /// We have another short ID now.
     OwnShortIdChanged(ShortId),
+    /// Another live peer has our name, and it is for us to take another: why. Said again while it lasts.
+    NameTaken(String),
     /// The topology has dropped this peer.
     PeerGone(PeerName),
 }

@@ -167,6 +167,10 @@ impl Mesh {
         };
         let verdict = match message {
             Message::Heartbeat => Ok(()),
+            Message::NameTaken(holder) => {
+                self.told_of_namesake(call.now, *holder);
+                Ok(())
+            }
             Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
             Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
             Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
@@ -315,6 +319,7 @@ impl Mesh {
         self.counters.topology_entries_skipped += skipped;
         self.counters.topology_entries_refused += applied.refused as u64;
         self.short_ids_changed(call.now, &applied.short_ids);
+        self.topology_heard(call.now);
         if let Some(version) = applied.overtake {
             tracing::info!(version, "overtaking an earlier incarnation of ourselves");
             self.peers

@@ -1,5 +1,6 @@
 //! Messages on the TCP control connection, after the handshake (wire.md 2.6, 3.5.2, 4.1, 7.4).
 
+use super::claim::Holder;
 use super::gob::{Decoder, Encoder, GobError, Type, Value};
 use super::name::PeerName;
 
@@ -44,6 +45,8 @@ pub enum Message {
         /// Meaning depends on the tag.
         data: Vec<u8>,
     },
+    /// Tag 16, only to peers with the feature `Instance`: somebody else has your name.
+    NameTaken(Box<Holder>),
 }
 
 const HEARTBEAT: u8 = 0;
@@ -51,6 +54,8 @@ const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
 const OVERLAY_CONTROL: u8 = 7;
+/// Ours; an original logs it and goes on.
+const NAME_TAKEN: u8 = 16;
 
 /// A message that ends the connection it came from (wire.md 2.6).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +94,7 @@ impl Message {
                 }),
                 _ => None,
             }),
+            NAME_TAKEN => Ok(Holder::decode(payload)?.map(|holder| Self::NameTaken(Box::new(holder)))),
             _ => Ok(None),
         }
     }
@@ -109,6 +115,7 @@ impl Message {
             Self::OverlayControl { index, tag, data } => {
                 [&[OVERLAY_CONTROL, *index, *tag], data.as_slice()].concat()
             }
+            Self::NameTaken(holder) => [&[NAME_TAKEN], holder.encode().as_slice()].concat(),
         }
     }
 }

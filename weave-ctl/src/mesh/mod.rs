@@ -5,6 +5,8 @@
 #[cfg(test)]
 pub(crate) mod capture;
 pub mod channel;
+pub mod claim;
+pub mod collisions;
 mod connections;
 pub mod core;
 pub mod crypto;

@@ -12,6 +12,8 @@ pub struct Pace {
     pub fast: Duration,
     /// Between heartbeats afterwards.
     pub slow: Duration,
+    /// Between heartbeats while the path does not work.
+    pub retry: Duration,
     /// Without one for so long an established path is unhealthy.
     pub timeout: Duration,
 }
@@ -21,14 +23,23 @@ impl Pace {
     pub const ORIGINAL: Self = Self {
         fast: Duration::from_millis(500),
         slow: Duration::from_secs(10),
+        retry: Duration::from_secs(10),
         timeout: Duration::from_secs(60),
     };
-    /// Between peers that both know it. Four lost in a row are noticed before TCP's third
-    /// retransmission, 1.4 s after the first loss: the next one would be as long again.
+    /// Between peers that both know it, while frames use the path. Four lost in a row are noticed
+    /// before TCP's third retransmission, 1.4 s after the first loss: the next one would be as long again.
     pub const QUICK: Self = Self {
         fast: Duration::from_millis(300),
         slow: Duration::from_millis(300),
+        retry: Duration::from_millis(300),
         timeout: Duration::from_millis(1250),
+    };
+    /// Between the same peers, while nobody would miss the path.
+    pub const IDLE: Self = Self {
+        fast: Duration::from_millis(300),
+        slow: Duration::from_secs(5),
+        retry: Duration::from_secs(1),
+        timeout: Duration::from_secs(16),
     };
 
     /// The remote understands being told whether we hear it.
@@ -40,12 +51,14 @@ impl Pace {
 /// One path's state.
 #[derive(Debug, Clone)]
 pub struct Pulse {
-    pace: Pace,
+    /// How often we send.
+    sends: Pace,
+    /// How often the remote sends.
+    expects: Pace,
     established: bool,
     healthy: bool,
     peer_hears: bool,
     answered: bool,
-    interval: Duration,
     next_beat: Now,
     timeout: Option<Now>,
     last_heard: Now,
@@ -76,12 +89,12 @@ impl Pulse {
     #[must_use]
     pub fn new(now: Now, pace: Pace) -> Self {
         Self {
-            pace,
+            sends: pace,
+            expects: pace,
             established: false,
             healthy: true,
             peer_hears: true,
             answered: false,
-            interval: pace.fast,
             next_beat: now,
             timeout: Some(now + Pace::ORIGINAL.timeout),
             last_heard: now,
@@ -119,7 +132,7 @@ impl Pulse {
             Self {
                 established: false, ..
             } => Some("no heartbeat acknowledged yet"),
-            Self { healthy: false, .. } if self.pace.tells() => Some("heartbeats have ceased"),
+            Self { healthy: false, .. } if self.expects.tells() => Some("heartbeats have ceased"),
             Self { healthy: false, .. } => Some("no heartbeat received for 60 s"),
             Self {
                 peer_hears: false, ..
@@ -144,13 +157,35 @@ impl Pulse {
         if self.timeout.is_some_and(|at| at <= now) {
             self.timeout = None;
             self.healthy = false;
-            self.interval = self.pace.slow;
-            tick.tell = self.pace.tells().then_some(false);
+            tick.tell = self.expects.tells().then_some(false);
         }
         if tick.beat {
-            self.next_beat = now + self.interval;
+            self.next_beat = next_multiple(now, self.interval());
         }
         tick
+    }
+
+    fn interval(&self) -> Duration {
+        match (self.established, self.healthy && self.peer_hears) {
+            (false, true) => self.sends.fast,
+            (true, true) => self.sends.slow,
+            (_, false) => self.sends.retry,
+        }
+    }
+
+    /// From now on we send at this pace.
+    pub fn send_at(&mut self, now: Now, pace: Pace) {
+        self.sends = pace;
+        if self.next_beat > now + self.interval() {
+            self.next_beat = now;
+        }
+    }
+
+    /// From now on the remote is to send at this pace.
+    pub fn expect(&mut self, now: Now, pace: Pace) {
+        if std::mem::replace(&mut self.expects, pace) != pace && self.established && self.healthy {
+            self.timeout = Some(now + pace.timeout);
+        }
     }
 
     /// A valid heartbeat has come.
@@ -158,7 +193,7 @@ impl Pulse {
         // Peers start at different times, and an address may have to be learnt first: until the path
         // works there is nothing to fail over from, and no hurry.
         let patience = if self.established {
-            self.pace.timeout
+            self.expects.timeout
         } else {
             Pace::ORIGINAL.timeout
         };
@@ -168,7 +203,7 @@ impl Pulse {
         Heard {
             first: !std::mem::replace(&mut self.answered, true),
             regained,
-            tell: (regained && self.pace.tells()).then_some(true),
+            tell: (regained && self.expects.tells()).then_some(true),
         }
     }
 
@@ -177,9 +212,8 @@ impl Pulse {
         if std::mem::replace(&mut self.established, true) {
             return false;
         }
-        self.interval = self.pace.slow;
         // From now on silence counts sooner.
-        let sooner = self.next_beat + self.pace.timeout;
+        let sooner = self.next_beat + self.expects.timeout;
         self.timeout = self.timeout.map(|at| at.min(sooner));
         true
     }
@@ -188,6 +222,13 @@ impl Pulse {
     pub fn peer_hears(&mut self, hears: bool) {
         self.peer_hears = hears;
     }
+}
+
+/// The beats of all neighbours fall together, so that the daemon wakes up once for all of them.
+fn next_multiple(now: Now, interval: Duration) -> Now {
+    let step = interval.as_nanos().max(1);
+    let at = (now.as_nanos() / step + 1) * step;
+    u64::try_from(at).map_or(now + interval, Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -275,5 +316,35 @@ mod tests {
         assert_eq!(pulse.trouble(), Some("the peer does not hear us"));
         pulse.peer_hears(true);
         assert!(pulse.usable());
+    }
+
+    #[test]
+    fn the_beats_of_all_neighbours_fall_together() {
+        let mut early = Pulse::new(at(1.0), Pace::QUICK);
+        let mut late = Pulse::new(at(1.13), Pace::QUICK);
+        early.tick(at(1.0));
+        late.tick(at(1.13));
+        assert_eq!(early.next_deadline(), late.next_deadline());
+        assert!(late.next_deadline() > at(1.13));
+    }
+
+    #[test]
+    fn without_traffic_beats_are_rare_and_silence_counts_later() {
+        let mut pulse = Pulse::new(at(0.0), Pace::IDLE);
+        pulse.acknowledged();
+        pulse.tick(at(0.0));
+        pulse.heard(at(0.0));
+        assert_eq!(pulse.next_deadline(), at(5.0));
+        assert_eq!(silent_at(&mut pulse, at(15.9)), None);
+        // Traffic: the next beat is due at once, and the remote's are due soon.
+        pulse.expect(at(15.9), Pace::QUICK);
+        pulse.send_at(at(15.9), Pace::QUICK);
+        assert!(pulse.tick(at(15.9)).beat);
+        let silent = silent_at(&mut pulse, at(100.0)).map(|(when, _)| when);
+        assert_eq!(silent, Some(at(15.9) + Pace::QUICK.timeout));
+        // What does not work is tried more often than what does.
+        pulse.send_at(at(18.0), Pace::IDLE);
+        pulse.tick(pulse.next_deadline());
+        assert_eq!(pulse.next_deadline(), at(18.0));
     }
 }

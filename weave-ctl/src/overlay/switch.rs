@@ -16,6 +16,9 @@ pub const FASTDP: &str = "fastdp";
 /// Control message between new peers: whether the sender hears the other's heartbeats, one byte.
 /// Never sent to the original, which would crash (wire.md W2).
 pub const CONTROL_HEARING: u8 = 0x40;
+/// Control message between new peers: whether the sender sends frames on the path, one byte. While one
+/// end does, both send heartbeats quickly. To be assumed until told otherwise.
+pub const CONTROL_TRAFFIC: u8 = 0x41;
 /// A connection on which nothing is heard for so long is closed, and dialled again.
 const DEAD: Duration = Duration::from_secs(60);
 
@@ -213,6 +216,15 @@ impl Switch {
         self.collect(now, fastdp, Vec::new())
     }
 
+    /// Frames leave by the fast path, or have not for some seconds.
+    pub fn on_traffic(&mut self, now: Now, traffic: bool) -> Vec<Action> {
+        let Some((_, path)) = &mut self.fastdp else {
+            return Vec::new();
+        };
+        let actions = path.on_traffic(now, traffic);
+        self.collect(now, actions, Vec::new())
+    }
+
     /// Something came on sleeve.
     pub fn on_sleeve(&mut self, now: Now, arrived: Arrived) -> Vec<Action> {
         let Some((_, forwarder)) = &mut self.sleeve else {
@@ -234,6 +246,10 @@ impl Switch {
                     self.collect(now, actions, Vec::new())
                 }
                 (CONTROL_HEARING, Some(hears)) if self.quick => self.on_hearing(now, *hears != 0),
+                (CONTROL_TRAFFIC, Some(traffic)) => {
+                    path.on_peer_traffic(now, *traffic != 0);
+                    Vec::new()
+                }
                 _ => Vec::new(),
             };
         }
@@ -280,6 +296,9 @@ impl Switch {
                 heartbeat::Action::TellHearing(hears) => {
                     actions.push(control(fast_at, CONTROL_HEARING, vec![hears.into()]));
                 }
+                heartbeat::Action::TellTraffic(traffic) => {
+                    actions.push(control(fast_at, CONTROL_TRAFFIC, vec![traffic.into()]));
+                }
                 heartbeat::Action::Established => established = true,
                 heartbeat::Action::Changed => changed = true,
                 heartbeat::Action::Moved => actions.push(Action::FastdpMoved),
@@ -323,6 +342,9 @@ impl Switch {
             if leave && self.sleeve().is_some_and(Forwarder::usable) {
                 self.best = Some(Best::Sleeve);
             }
+        }
+        if let Some((_, sleeve)) = &mut self.sleeve {
+            sleeve.set_standby(now, self.best == Some(Best::Fastdp));
         }
         if self.best != before && !actions.contains(&Action::Changed) {
             actions.push(Action::Changed);
@@ -430,6 +452,26 @@ mod tests {
         let actions = switch.on_heartbeat(at(5000), beat());
         assert!(actions.contains(&hearing(0, true)));
         assert_eq!((switch.best(), switch.reason()), (Some(Best::Fastdp), None));
+    }
+
+    #[test]
+    fn a_path_that_nobody_used_is_left_as_soon_after_the_first_frame() {
+        let mut switch = running(true);
+        let told = |traffic: bool| Action::Control {
+            index: 0,
+            tag: CONTROL_TRAFFIC,
+            data: vec![traffic.into()],
+        };
+        assert_eq!(switch.on_traffic(at(200), false), [told(false)]);
+        switch.on_control(at(200), 0, CONTROL_TRAFFIC, &[0]);
+        switch.on_heartbeat(at(5000), beat());
+        assert!(!run(&mut switch, at(19_900)).contains(&hearing(0, false)));
+        assert_eq!(switch.best(), Some(Best::Fastdp));
+        let actions = switch.on_traffic(at(20_000), true);
+        assert_eq!(actions, [told(true)]);
+        run(&mut switch, at(21_500));
+        switch.on_sleeve(at(21_501), sleeve_beat());
+        assert_eq!(switch.best(), Some(Best::Sleeve));
     }
 
     #[test]

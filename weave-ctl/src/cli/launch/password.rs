@@ -1,5 +1,6 @@
 //! Where the password comes from, and how it gets to the daemon without being seen (cli.md 4.3).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -75,6 +76,21 @@ fn read(path: &Path) -> Result<Password, Failure> {
     Ok(Password::new(std::mem::take(&mut bytes)))
 }
 
+/// Shorter passwords can be found by trying, as can those of few different characters.
+const ENOUGH_BYTES: usize = 16;
+const ENOUGH_DIFFERENT: usize = 8;
+
+/// What to tell whoever chose a password that an attacker may guess: whoever sits between two hosts can try as
+/// many as he likes, without anybody noticing (wire.md W7).
+pub(super) fn weakness(password: &Password) -> Option<&'static str> {
+    let bytes = password.as_bytes();
+    let different: BTreeSet<&u8> = bytes.iter().collect();
+    (bytes.len() < ENOUGH_BYTES || different.len() < ENOUGH_DIFFERENT).then_some(
+        "WARNING: the password is weak: whoever can intercept a connection between hosts may find it by \
+         trying. Make one with 'openssl rand -base64 24' and use it on all hosts.",
+    )
+}
+
 /// A pipe with the password in it, for [`STDIN`].
 pub(super) fn pipe(password: &Password) -> io::Result<PipeReader> {
     let (reader, mut writer) = io::pipe()?;
@@ -140,6 +156,20 @@ mod tests {
         assert!(exposed(&words("launch --password geheim")));
         assert!(exposed(&words("launch -password=geheim")));
         assert!(!exposed(&words("launch --password-file f")));
+    }
+
+    #[test]
+    fn weak_passwords() {
+        for (text, weak) in [
+            ("wombat", true),
+            ("Tr0ub4dor&3", true),
+            ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", true),
+            ("abababab12121212", true),
+            ("correct horse battery staple", false),
+            ("Jx0bVb0fRGDhT7q1y9Z5nG0c8mWkqvuE", false),
+        ] {
+            assert_eq!(weakness(&text.parse().unwrap()).is_some(), weak, "{text}");
+        }
     }
 
     #[test]

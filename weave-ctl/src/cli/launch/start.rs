@@ -45,6 +45,7 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     }
     if !detached {
         notes.iter().for_each(|line| note(line));
+        options.password.as_ref().and_then(password::weakness).map(note);
     }
     if foreground {
         return run_here(options);

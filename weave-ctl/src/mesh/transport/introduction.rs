@@ -84,6 +84,15 @@ pub struct Connected {
     pub trusted_by_us: bool,
 }
 
+impl Connected {
+    /// Sends a last message, and waits until the remote has had time to read it.
+    pub async fn part_with(mut self, body: &[u8]) {
+        if self.writer.send(body).await.is_ok() {
+            part(&mut self.reader, &mut self.writer).await;
+        }
+    }
+}
+
 /// Introduces both ends of a new connection to each other (wire.md 2.2 to 2.5): header within 10 s,
 /// the rest within 60 s. Messages are sealed if there is a `password`, which must not be empty;
 /// `outbound`: we have dialled. Not cancel safe: drop the connection with it.

@@ -182,7 +182,7 @@ pub struct Writer {
 
 impl Writer {
     /// Sends a body with its length, sealed if need be, in a single write unless the socket's buffer is
-    /// full. There is no deadline but the kernel's (`TCP_USER_TIMEOUT`, 30 s without acknowledgement).
+    /// full. There is no deadline but the kernel's (`TCP_USER_TIMEOUT`, 10 s without acknowledgement).
     /// Not cancel safe.
     pub async fn send(&mut self, body: &[u8]) -> Result<(), TransportError> {
         let tag = if self.sealer.is_some() { TAG } else { 0 };

@@ -5,15 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// The original waits as long as the kernel does, minutes (wire.md W6).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long sent data may stay unacknowledged: finds a dead peer before the 60 s without a message
-/// have passed (wire.md W5).
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a remote may leave data, or the kernel's own probes, unacknowledged: finds a host that is dead or
+/// cut off long before the 60 s without a message have passed (wire.md W5). The remote's kernel answers, so
+/// nothing is asked of an original.
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the kernel probes, and between probes. The third one would come at the end of
+/// [`USER_TIMEOUT`].
+pub(super) const PROBE_AFTER: Duration = Duration::from_secs(4);
+const PROBE_EVERY: Duration = Duration::from_secs(3);
 const BACKLOG: i32 = 1024;
 
 /// What Go says when a deadline has passed.
@@ -77,6 +82,10 @@ pub(super) fn configure(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_EVERY);
+    socket.set_tcp_keepalive(&probes)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 

@@ -293,5 +293,7 @@ async fn socket_options() {
     let socket = socket2::SockRef::from(&stream);
     assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
     assert!(socket.tcp_nodelay().unwrap());
-    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(socket::USER_TIMEOUT));
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), socket::PROBE_AFTER);
 }

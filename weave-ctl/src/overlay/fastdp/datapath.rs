@@ -321,6 +321,11 @@ impl Datapath {
         Ok(self.maps.peers()?)
     }
 
+    /// Has a frame left for this neighbour since the last call?
+    pub fn take_traffic(&mut self, short_id: u16) -> Result<bool, DatapathError> {
+        Ok(self.maps.take_traffic(short_id.into())?)
+    }
+
     /// Counters since the maps were made.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
         Ok(self.maps.counters()?)

@@ -1,6 +1,7 @@
 //! The life of one connection's fast path, told by heartbeats (wire.md 8.6). Pure.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::mesh::Now;
 use crate::overlay::pace::{Pace, Pulse};
@@ -9,6 +10,8 @@ use crate::overlay::pace::{Pace, Pulse};
 pub const CONTROL_ACK: u8 = 0;
 /// Control message: IPsec parameters (wire.md 8.9).
 pub const CONTROL_IPSEC: u8 = 1;
+/// After the last frame beats stay quick for so long: the remote must learn of the end first.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub enum Action {
     Moved,
     /// Tell the remote over TCP whether we hear its heartbeats.
     TellHearing(bool),
+    /// Tell the remote over TCP whether we send frames on the path.
+    TellTraffic(bool),
 }
 
 /// One connection's fast path.
@@ -33,6 +38,18 @@ pub struct Path {
     conn_uid: u64,
     remote: Ipv4Addr,
     pulse: Pulse,
+    demand: Option<Demand>,
+}
+
+/// A path between new peers beats quickly only while frames use it.
+#[derive(Debug, Clone, Copy)]
+struct Demand {
+    /// We send frames.
+    ours: bool,
+    /// The remote does.
+    theirs: bool,
+    /// When our beats become slow.
+    slow_at: Option<Now>,
 }
 
 /// A heartbeat as received.
@@ -56,6 +73,12 @@ impl Path {
             conn_uid,
             remote,
             pulse: Pulse::new(now, pace),
+            // Both ends take a new path for a busy one until they have looked.
+            demand: (pace == Pace::QUICK).then_some(Demand {
+                ours: true,
+                theirs: true,
+                slow_at: None,
+            }),
         }
     }
 
@@ -86,11 +109,56 @@ impl Path {
     /// When [`Path::tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Now {
-        self.pulse.next_deadline()
+        let slow_at = self.demand.and_then(|demand| demand.slow_at);
+        slow_at.map_or(self.pulse.next_deadline(), |at| {
+            at.min(self.pulse.next_deadline())
+        })
+    }
+
+    /// Do we send frames, as far as we know?
+    #[must_use]
+    pub fn has_traffic(&self) -> bool {
+        self.demand.is_some_and(|demand| demand.ours)
+    }
+
+    /// Frames leave by this path, or have not for some seconds.
+    pub fn on_traffic(&mut self, now: Now, traffic: bool) -> Vec<Action> {
+        match &mut self.demand {
+            Some(demand) if demand.ours != traffic => demand.ours = traffic,
+            _ => return Vec::new(),
+        }
+        self.repace(now);
+        vec![Action::TellTraffic(traffic)]
+    }
+
+    /// The remote tells whether it sends frames on the path.
+    pub fn on_peer_traffic(&mut self, now: Now, traffic: bool) {
+        if let Some(demand) = &mut self.demand {
+            demand.theirs = traffic;
+            self.repace(now);
+        }
+    }
+
+    fn repace(&mut self, now: Now) {
+        let Some(demand) = &mut self.demand else { return };
+        if demand.ours || demand.theirs {
+            demand.slow_at = None;
+            self.pulse.expect(now, Pace::QUICK);
+            self.pulse.send_at(now, Pace::QUICK);
+        } else {
+            demand.slow_at = Some(now + LINGER);
+            self.pulse.expect(now, Pace::IDLE);
+        }
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) -> Vec<Action> {
+        if let Some(demand) = &mut self.demand
+            && demand.slow_at.is_some_and(|at| at <= now)
+        {
+            demand.slow_at = None;
+            self.pulse.send_at(now, Pace::IDLE);
+        }
         self.noticing(|path, actions| {
             let tick = path.pulse.tick(now);
             actions.extend(tick.tell.map(Action::TellHearing));
@@ -203,7 +271,51 @@ mod tests {
         assert_eq!(path.on_ack(), [], "once only");
         assert!(path.usable());
         assert_eq!(path.tick(at(0.5)), [Action::SendHeartbeat]);
-        assert_eq!(path.next_deadline(), at(10.5));
+        assert_eq!(path.next_deadline(), at(10.0));
+    }
+
+    #[test]
+    fn quick_only_while_frames_use_it() {
+        let beats = |path: &mut Path, from: f64, to: f64| {
+            let mut count = 0;
+            while path.next_deadline() <= at(to) {
+                let now = path.next_deadline().max(at(from));
+                for action in path.tick(now) {
+                    assert_ne!(action, Action::TellHearing(false), "at {now:?}");
+                    count += usize::from(action == Action::SendHeartbeat);
+                }
+                // The remote goes by the same rules.
+                path.on_heartbeat(now, good(HOME));
+            }
+            count
+        };
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::QUICK);
+        path.on_ack();
+        assert!(beats(&mut path, 0.0, 10.0) > 30, "at first");
+        assert_eq!(path.on_traffic(at(10.0), false), [Action::TellTraffic(false)]);
+        assert_eq!(path.on_traffic(at(10.0), false), [], "nothing new");
+        assert!(beats(&mut path, 10.0, 20.0) > 30, "the remote has traffic");
+        path.on_peer_traffic(at(20.0), false);
+        assert!(
+            beats(&mut path, 20.0, 22.9) > 8,
+            "it may not have seen yet that we have none"
+        );
+        beats(&mut path, 22.9, 30.0);
+        assert_eq!(beats(&mut path, 30.0, 130.0), 20);
+        assert_eq!(path.on_traffic(at(131.0), true), [Action::TellTraffic(true)]);
+        assert_eq!(path.tick(at(131.0)), [Action::SendHeartbeat], "at once");
+        let silent = path.tick(at(132.3));
+        assert!(silent.contains(&Action::TellHearing(false)) && !path.usable());
+    }
+
+    #[test]
+    fn an_original_keeps_its_pace() {
+        let mut path = Path::new(at(0.0), UID, HOME, Pace::ORIGINAL);
+        assert!(path.on_traffic(at(1.0), true).is_empty());
+        path.on_peer_traffic(at(1.0), true);
+        assert_eq!(path.on_ack(), [Action::Established, Action::Changed]);
+        path.tick(at(1.0));
+        assert_eq!(path.next_deadline(), at(10.0));
     }
 
     #[test]

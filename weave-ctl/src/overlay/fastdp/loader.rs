@@ -69,7 +69,7 @@ struct Shape {
     max_entries: u32,
 }
 
-const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 8] = [
     Shape {
         name: "CONFIG",
         key: 4,
@@ -105,6 +105,12 @@ const SHAPES: [Shape; 7] = [
         key: 4,
         value: size_of::<Counters>(),
         max_entries: 1,
+    },
+    Shape {
+        name: "TRAFFIC",
+        key: 4,
+        value: 4,
+        max_entries: MAX_PEERS,
     },
     Shape {
         name: "EVENTS",

@@ -16,6 +16,7 @@ pub struct Maps {
     floods: HashMap<MapData, u32, FloodHops>,
     senders: HashMap<MapData, [u8; 4], Sender>,
     counters: PerCpuArray<MapData, Counters>,
+    traffic: Array<MapData, u32>,
 }
 
 /// A map could not be opened, read or written.
@@ -44,7 +45,7 @@ pub fn open_events(bpf_dir: &Path) -> Result<RingBuf<MapData>, MapsError> {
     open(bpf_dir, "EVENTS")
 }
 
-/// Reads an item of the ring; `None` when its size is not that of a heartbeat.
+/// Reads an item of the ring; `None` when its size is not that of its items.
 #[must_use]
 pub fn heartbeat(item: &[u8]) -> Option<Heartbeat> {
     (item.len() == size_of::<Heartbeat>()).then(|| {
@@ -93,6 +94,7 @@ impl Maps {
             floods: open(bpf_dir, "FLOODS")?,
             senders: open(bpf_dir, "SENDERS")?,
             counters: open(bpf_dir, "COUNTERS")?,
+            traffic: open(bpf_dir, "TRAFFIC")?,
         })
     }
 
@@ -159,6 +161,15 @@ impl Maps {
         sync(&mut self.senders, wanted)
             .map(drop)
             .map_err(failed("SENDERS"))
+    }
+
+    /// Has a frame left for this neighbour since the last call?
+    pub fn take_traffic(&mut self, short_id: u32) -> Result<bool, MapsError> {
+        let used = self.traffic.get(&short_id, 0).map_err(failed("TRAFFIC"))? != 0;
+        if used {
+            self.traffic.set(short_id, 0, 0).map_err(failed("TRAFFIC"))?;
+        }
+        Ok(used)
     }
 
     /// The counters, summed over the CPUs.

@@ -123,6 +123,11 @@ impl Forwarder {
         self.pulse.last_heard()
     }
 
+    /// Frames go by another path, or by this one again.
+    pub fn set_standby(&mut self, now: Now, standby: bool) {
+        self.search.set_standby(now, standby);
+    }
+
     /// When [`Forwarder::tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Now {
@@ -351,7 +356,9 @@ mod tests {
         );
         assert_eq!(forwarder.tick(at(0.5)), [BEAT]);
         let verify = at(0.31) + Duration::from_secs(10);
-        assert_eq!(forwarder.next_deadline(), verify, "slow now");
+        assert_eq!(forwarder.next_deadline(), at(10.0), "slow now");
+        assert_eq!(forwarder.tick(at(10.0)), [BEAT]);
+        assert_eq!(forwarder.next_deadline(), verify);
         assert_eq!(forwarder.trouble(), None);
     }
 

@@ -4,7 +4,7 @@
 //!
 //! The first search is the original's: from the kernel's idea of the path downwards, which is used
 //! until it is disproved. What it finds is *settled*. A settled MTU is kept while a larger one is
-//! looked for, tested every minute, and given up for a smaller one only if smaller packets do arrive
+//! looked for, tested every ten seconds, and given up for a smaller one only if smaller packets do arrive
 //! where its own do not, or the kernel says so.
 
 use std::time::Duration;
@@ -20,6 +20,8 @@ const TESTS: u32 = 8;
 const WAIT: Duration = Duration::from_millis(10);
 /// Between tests of the MTU in use.
 const VERIFY: Duration = Duration::from_secs(10);
+/// The same while no frames go by this path.
+const STANDBY: Duration = Duration::from_secs(5 * 60);
 
 /// Why a size is being tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Search {
     bad: u16,
     test: Option<Test>,
     verify_at: Option<Now>,
+    /// No frames go by this path.
+    standby: bool,
 }
 
 impl Search {
@@ -72,6 +76,15 @@ impl Search {
             bad: u16::MAX,
             test: None,
             verify_at: None,
+            standby: false,
+        }
+    }
+
+    /// Frames go by another path, or by this one again: then its MTU is tested at once.
+    pub fn set_standby(&mut self, now: Now, standby: bool) {
+        if std::mem::replace(&mut self.standby, standby) != standby {
+            let next = if standby { now + STANDBY } else { now };
+            self.verify_at = self.verify_at.map(|_| next);
         }
     }
 
@@ -198,7 +211,7 @@ impl Search {
     fn finish(&mut self, now: Now) -> Option<u16> {
         self.settled = true;
         self.test = None;
-        self.verify_at = Some(now + VERIFY);
+        self.verify_at = Some(now + if self.standby { STANDBY } else { VERIFY });
         None
     }
 }
@@ -397,5 +410,18 @@ mod tests {
                 prop_assert!(search.mtu() == u16::MAX || search.max_payload() == search.mtu() + PLAIN - IP_UDP);
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_nobody_uses_is_hardly_tested_and_at_once_when_somebody_does() {
+        let (mut search, now, _) = settled(1400, 1500);
+        search.set_standby(now, true);
+        assert_eq!(search.tick(now + 20 * VERIFY), None);
+        let later = now + 21 * VERIFY;
+        search.set_standby(later, false);
+        assert_eq!(search.next_deadline(), Some(later));
+        assert_eq!(search.tick(later), Some(search.mtu()));
+        search.passed(later, search.mtu());
+        assert_eq!(search.next_deadline(), Some(later + VERIFY));
     }
 }
