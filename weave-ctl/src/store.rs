@@ -1,6 +1,8 @@
 //! The persistent state: one redb file, `<data-dir>/weave.redb` (control.md 8.1 tells what the original keeps).
 //!
-//! Each change is one atomic transaction and is on disk when the call returns. Values are JSON.
+//! Each change is one atomic transaction and is on disk when the call returns. Values are JSON. The allocator's
+//! state is spread over a key for each ring entry and each owner, so that saving a change costs as much as the
+//! change.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
@@ -12,21 +14,38 @@ use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::ipam::allocator::Persisted;
+use crate::ipam::owned::OwnedRecord;
+use crate::ipam::paxos::Voter;
+use crate::ipam::persist::{Changes, Head, Persisted};
+use crate::ipam::ring::{Entry, Ring};
 use crate::mesh::name::{PeerName, ShortId};
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "weave.redb";
 
 /// Raised when the values change in a way that older programs would misread.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version that had the allocator's state in one value.
+const VERSION_ONE_VALUE: u32 = 1;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("weave");
 const KEY_VERSION: &str = "version";
 const KEY_IDENTITY: &str = "identity";
+/// The allocator's whole state, in version 1.
 const KEY_IPAM: &str = "ipam";
+/// All of these begin with [`IPAM_PREFIX`].
+const KEY_IPAM_HEAD: &str = "ipam:head";
+const KEY_IPAM_VOTER: &str = "ipam:voter";
+/// Followed by the token, as eight hexadecimal digits.
+const IPAM_ENTRY_PREFIX: &str = "ipam:entry:";
+/// Followed by the record's number, as sixteen hexadecimal digits.
+const IPAM_OWNER_PREFIX: &str = "ipam:owner:";
+const IPAM_PREFIX: &str = "ipam:";
 const KEY_DIRECT_PEERS: &str = "direct-peers";
 const FLAG_PREFIX: &str = "flag:";
+
+/// A key, and its new value or `None` to remove it.
+type Write = (String, Option<Vec<u8>>);
 
 /// The open file. Only one process can have it open.
 #[derive(Debug)]
@@ -120,24 +139,98 @@ impl Store {
     fn check_version(&self) -> Result<(), StoreError> {
         match self.get(KEY_VERSION)? {
             Some(VERSION) => Ok(()),
+            Some(VERSION_ONE_VALUE) => self.split_ipam(),
             Some(other) => Err(StoreError::Version(self.path.clone(), other)),
             None => self.put(KEY_VERSION, &VERSION),
         }
+    }
+
+    /// From version 1: the allocator's state gets its keys, and version 2 is reached, in one transaction.
+    fn split_ipam(&self) -> Result<(), StoreError> {
+        #[derive(Deserialize)]
+        struct OneValue {
+            peer: PeerName,
+            ring: Ring,
+            owned: Vec<OwnedRecord>,
+            #[serde(default)]
+            voter: Option<Voter>,
+        }
+        let old: Option<OneValue> = self.get(KEY_IPAM)?;
+        let changes = old.map(|old| {
+            let OneValue {
+                peer,
+                ring,
+                owned,
+                voter,
+            } = old;
+            let owned = (0..).zip(owned).collect();
+            Changes::all(Persisted {
+                peer,
+                ring,
+                owned,
+                voter,
+            })
+        });
+        let mut writes = changes
+            .as_ref()
+            .map_or_else(|| Ok(Vec::new()), |c| self.writes(c))?;
+        writes.push((KEY_IPAM.to_owned(), None));
+        writes.push((KEY_VERSION.to_owned(), Some(self.json(&VERSION)?)));
+        self.commit(&writes, false)
     }
 
     /// Reads everything.
     pub fn load(&self) -> Result<Stored, StoreError> {
         Ok(Stored {
             identity: self.get(KEY_IDENTITY)?,
-            ipam: self.get(KEY_IPAM)?,
+            ipam: self.ipam()?,
             direct_peers: self.get(KEY_DIRECT_PEERS)?,
             flags: self.flags()?,
         })
     }
 
-    /// Saves the allocator's state: name, ring and owners in one.
-    pub fn save_ipam(&self, state: &Persisted) -> Result<(), StoreError> {
-        self.put(KEY_IPAM, state)
+    fn ipam(&self) -> Result<Option<Persisted>, StoreError> {
+        let head: Option<Head> = self.get(KEY_IPAM_HEAD)?;
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        let mut state = Persisted::new(head);
+        state.voter = self.get(KEY_IPAM_VOTER)?;
+        for (key, raw) in self.all(IPAM_ENTRY_PREFIX)? {
+            // In the order of their keys, which is that of their tokens.
+            state.ring.entries.push(self.parse::<Entry>(&key, &raw)?);
+        }
+        for (key, raw) in self.all(IPAM_OWNER_PREFIX)? {
+            let number = u64::from_str_radix(key.trim_start_matches(IPAM_OWNER_PREFIX), 16);
+            let number = number.map_err(|error| self.corrupt(&key, &error))?;
+            state.owned.insert(number, self.parse(&key, &raw)?);
+        }
+        Ok(Some(state))
+    }
+
+    /// Saves what has changed of the allocator's state, all of it or nothing.
+    pub fn save_ipam(&self, changes: &Changes) -> Result<(), StoreError> {
+        self.commit(&self.writes(changes)?, changes.anew)
+    }
+
+    fn writes(&self, changes: &Changes) -> Result<Vec<Write>, StoreError> {
+        let mut writes = Vec::with_capacity(2 + changes.entries.len() + changes.owned.len());
+        if let Some(head) = &changes.head {
+            writes.push((KEY_IPAM_HEAD.to_owned(), Some(self.json(head)?)));
+        }
+        if let Some(voter) = &changes.voter {
+            let value = voter.as_ref().map(|v| self.json(v)).transpose()?;
+            writes.push((KEY_IPAM_VOTER.to_owned(), value));
+        }
+        for (token, entry) in &changes.entries {
+            let value = entry.map(|e| self.json(&e)).transpose()?;
+            writes.push((format!("{IPAM_ENTRY_PREFIX}{token:08x}"), value));
+        }
+        for (number, record) in &changes.owned {
+            let value = record.as_ref().map(|r| self.json(r)).transpose()?;
+            writes.push((format!("{IPAM_OWNER_PREFIX}{number:016x}"), value));
+        }
+        Ok(writes)
     }
 
     /// Saves the direct peers as the user wrote them.
@@ -161,24 +254,31 @@ impl Store {
     }
 
     fn flags(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        let parse = |(key, value): (String, Vec<u8>)| {
+            let name = key.trim_start_matches(FLAG_PREFIX).to_owned();
+            Ok((name, self.parse(&key, &value)?))
+        };
+        self.all(FLAG_PREFIX)?.into_iter().map(parse).collect()
+    }
+
+    /// All keys with that prefix, ascending, and their values.
+    fn all(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
             let table = match self.db.begin_read()?.open_table(TABLE) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 other => other?,
             };
             let mut found = Vec::new();
-            for item in table.range(FLAG_PREFIX..)? {
+            for item in table.range(prefix..)? {
                 let (key, value) = item?;
-                let Some(name) = key.value().strip_prefix(FLAG_PREFIX) else {
+                if !key.value().starts_with(prefix) {
                     break;
-                };
-                found.push((name.to_owned(), value.value().to_vec()));
+                }
+                found.push((key.value().to_owned(), value.value().to_vec()));
             }
             Ok(found)
         };
-        let raw = read().map_err(|error| self.failed(error))?;
-        let parse = |(name, value): (String, Vec<u8>)| Ok((name, self.parse(FLAG_PREFIX, &value)?));
-        raw.into_iter().map(parse).collect()
+        read().map_err(|error| self.failed(error))
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
@@ -193,16 +293,38 @@ impl Store {
     }
 
     fn parse<T: DeserializeOwned>(&self, key: &str, raw: &[u8]) -> Result<T, StoreError> {
-        let corrupt = |error| StoreError::Corrupt(self.path.clone(), format!("value '{key}': {error}"));
-        serde_json::from_slice(raw).map_err(corrupt)
+        serde_json::from_slice(raw).map_err(|error| self.corrupt(key, &error))
+    }
+
+    fn corrupt(&self, key: &str, error: &dyn std::error::Error) -> StoreError {
+        StoreError::Corrupt(self.path.clone(), format!("value '{key}': {error}"))
+    }
+
+    fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, StoreError> {
+        let unfit = |error: serde_json::Error| StoreError::Io(self.path.clone(), error.to_string());
+        serde_json::to_vec(value).map_err(unfit)
     }
 
     fn put<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<(), StoreError> {
-        let unfit = |error: serde_json::Error| StoreError::Io(self.path.clone(), error.to_string());
-        let raw = serde_json::to_vec(value).map_err(unfit)?;
+        self.commit(&[(key.to_owned(), Some(self.json(value)?))], false)
+    }
+
+    /// One transaction; on disk when this returns. `anew`: without what was there of IPAM.
+    fn commit(&self, writes: &[Write], anew: bool) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let transaction = self.db.begin_write()?;
-            transaction.open_table(TABLE)?.insert(key, raw.as_slice())?;
+            {
+                let mut table = transaction.open_table(TABLE)?;
+                if anew {
+                    table.retain_in(IPAM_PREFIX.., |key, _| !key.starts_with(IPAM_PREFIX))?;
+                }
+                for (key, value) in writes {
+                    match value {
+                        Some(value) => table.insert(key.as_str(), value.as_slice())?,
+                        None => table.remove(key.as_str())?,
+                    };
+                }
+            }
             transaction.commit()?;
             Ok(())
         };
@@ -272,8 +394,6 @@ mod tests {
 
     use super::*;
     use crate::ipam::address::{Cidr, Range};
-    use crate::ipam::owned::OwnedRecord;
-    use crate::ipam::ring::Ring;
 
     fn name(number: u64) -> PeerName {
         PeerName::from_u64(number).unwrap()
@@ -292,16 +412,31 @@ mod tests {
             addr: 0x0a20_0001 + n,
             prefix_len: 12,
         };
+        let record = OwnedRecord {
+            id: "weave:expose".to_owned(),
+            is_container: false,
+            cidrs: (0..addresses).map(cidr).collect(),
+        };
         Persisted {
             peer: name(1),
             ring,
-            owned: vec![OwnedRecord {
-                id: "weave:expose".to_owned(),
-                is_container: false,
-                cidrs: (0..addresses).map(cidr).collect(),
-            }],
+            owned: BTreeMap::from([(7, record)]),
             voter: None,
         }
+    }
+
+    /// What the program of format version 1 wrote.
+    fn write_version_1(path: &Path, values: &[(&str, &str)]) {
+        let db = Database::create(path).unwrap();
+        let transaction = db.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(TABLE).unwrap();
+            table.insert("version", b"1".as_slice()).unwrap();
+            for (key, value) in values {
+                table.insert(*key, value.as_bytes()).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
     }
 
     fn fill(store: &Store) -> Stored {
@@ -314,7 +449,7 @@ mod tests {
         };
         let peers = vec!["host1".to_owned(), "10.0.0.1:6783".to_owned()];
         store.save_identity(&identity).unwrap();
-        store.save_ipam(&state(3)).unwrap();
+        store.save_ipam(&Changes::all(state(3))).unwrap();
         store.save_direct_peers(&peers).unwrap();
         store.set_flag("peer-reclaim", "ok").unwrap();
         Stored {
@@ -347,7 +482,7 @@ mod tests {
         let (path, copy) = (dir.path().join("a.redb"), dir.path().join("b.redb"));
         let store = Store::open(&path).unwrap();
         for n in 0..5 {
-            store.save_ipam(&state(n)).unwrap();
+            store.save_ipam(&Changes::all(state(n))).unwrap();
             // The file as it is on disk at this moment, without the store having been closed.
             std::fs::copy(&path, &copy).unwrap();
             let found = Store::open(&copy).unwrap().load().unwrap();
@@ -406,12 +541,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         let store = Store::open(&path).unwrap();
-        store.put(KEY_IPAM, "nonsense").unwrap();
-        let error = store.load().unwrap_err().to_string();
-        assert!(error.contains(FILE_NAME) && error.contains("'ipam'"), "{error}");
+        let voter = Some(Voter {
+            uid: 5,
+            claims: Default::default(),
+        });
+        store
+            .save_ipam(&Changes::all(Persisted { voter, ..state(1) }))
+            .unwrap();
+        for key in [
+            KEY_IPAM_VOTER,
+            "ipam:entry:0a200000",
+            "ipam:owner:0000000000000007",
+            KEY_IPAM_HEAD,
+        ] {
+            let before: Option<serde_json::Value> = store.get(key).unwrap();
+            store.put(key, "nonsense").unwrap();
+            let error = store.load().unwrap_err().to_string();
+            assert!(
+                error.contains(FILE_NAME) && error.contains(&format!("'{key}'")),
+                "{error}"
+            );
+            store.put(key, &before).unwrap();
+            store.load().unwrap();
+        }
         store.put(KEY_VERSION, &(VERSION + 1)).unwrap();
         drop(store);
-        assert!(matches!(Store::open(&path), Err(StoreError::Version(_, 2))));
+        assert!(matches!(Store::open(&path), Err(StoreError::Version(_, 3))));
     }
 
     #[test]
@@ -419,5 +574,102 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Store::open(dir.path()).unwrap_err();
         assert!(matches!(error, StoreError::Io(..)), "{error}");
+    }
+
+    #[test]
+    fn changes_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join(FILE_NAME)).unwrap();
+        fill(&store);
+        let before = store.load().unwrap();
+        let entry = state(3).ring.entries[1];
+        let changed = Entry { version: 9, ..entry };
+        let added = OwnedRecord {
+            id: "c2".to_owned(),
+            ..state(1).owned[&7].clone()
+        };
+        store
+            .save_ipam(&Changes {
+                entries: BTreeMap::from([(entry.token, Some(changed))]),
+                owned: BTreeMap::from([(300, Some(added.clone())), (7, None)]),
+                voter: Some(Some(Voter {
+                    uid: 5,
+                    claims: Default::default(),
+                })),
+                ..Changes::default()
+            })
+            .unwrap();
+        let after = store.load().unwrap();
+        let ipam = after.ipam.unwrap();
+        assert_eq!(ipam.owned, BTreeMap::from([(300, added)]));
+        assert_eq!(ipam.ring.entries, [state(3).ring.entries[0], changed]);
+        assert_eq!(ipam.ring.seeds, state(3).ring.seeds);
+        assert_eq!(ipam.voter.unwrap().uid, 5);
+        // Another peer's state goes, all of it, and nothing else.
+        let mut other = state(1);
+        other.peer = name(2);
+        other.ring = Ring::new(other.ring.range, name(2));
+        other.owned.clear();
+        store.save_ipam(&Changes::all(other.clone())).unwrap();
+        let after = store.load().unwrap();
+        assert_eq!(after.ipam, Some(other));
+        assert_eq!((after.flags, after.identity), (before.flags, before.identity));
+    }
+
+    #[test]
+    fn a_file_of_format_version_1_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let identity = r#"{"name":"00:00:00:00:00:01","short_id":77}"#;
+        let ipam = r#"{"peer":"00:00:00:00:00:01","ring":{"range":{"start":169869312,"end":170917888},
+            "peer":"00:00:00:00:00:01","entries":[
+              {"token":169869312,"peer":"00:00:00:00:00:01","version":3,"free":524285},
+              {"token":170393600,"peer":"8a:3e:3e:3e:3e:3e","version":0,"free":524288}],
+            "seeds":["00:00:00:00:00:01","8a:3e:3e:3e:3e:3e"]},
+            "owned":[{"id":"weave:expose","is_container":false,"cidrs":["10.32.0.1/12"]},
+              {"id":"0123","is_container":true,"cidrs":["10.32.0.3/12","10.32.0.2/12"]}],
+            "voter":{"uid":12,"claims":{"promise":null,"accepted":null}}}"#;
+        let peers = r#"["host1"]"#;
+        write_version_1(
+            &path,
+            &[
+                ("identity", identity),
+                ("ipam", ipam),
+                ("direct-peers", peers),
+                ("flag:f", "\"v\""),
+            ],
+        );
+        // Twice: at the second opening it is an ordinary file of today.
+        for _ in 0..2 {
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.get::<u32>(KEY_VERSION).unwrap(), Some(VERSION));
+            assert_eq!(store.get::<serde_json::Value>(KEY_IPAM).unwrap(), None);
+            let found = store.load().unwrap();
+            assert_eq!(found.identity.unwrap().short_id, ShortId::new(77));
+            assert_eq!(found.direct_peers.unwrap(), ["host1"]);
+            assert_eq!(found.flags["f"], "v");
+            let ipam = found.ipam.unwrap();
+            assert_eq!(ipam.peer, name(1));
+            assert_eq!(ipam.ring.seeds, [name(1), name(0x8a3e_3e3e_3e3e)]);
+            assert_eq!(ipam.ring.range, state(0).ring.range);
+            assert_eq!(ipam.ring.entries[0].free, 524_285);
+            assert_eq!(ipam.ring.entries[1].peer, name(0x8a3e_3e3e_3e3e));
+            assert_eq!(ipam.voter.unwrap().uid, 12);
+            let owned: Vec<(&str, bool, usize)> = ipam
+                .owned
+                .values()
+                .map(|r| (r.id.as_str(), r.is_container, r.cidrs.len()))
+                .collect();
+            assert_eq!(owned, [("weave:expose", false, 1), ("0123", true, 2)]);
+            assert_eq!(ipam.owned[&1].cidrs[0].addr, 0x0a20_0003);
+        }
+    }
+
+    #[test]
+    fn a_file_of_format_version_1_without_allocator() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        write_version_1(&path, &[]);
+        assert_eq!(Store::open(&path).unwrap().load().unwrap(), Stored::default());
     }
 }

@@ -54,14 +54,8 @@ enum Task {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
-    /// Sleeve on a bad network: fails if it leaks, loses its connection, or a byte
-    Soak {
-        /// For how long
-        #[arg(long, default_value_t = 10.0)]
-        minutes: f64,
-        #[arg(long, hide = true)]
-        built: bool,
-    },
+    /// Sleeve on a bad network, a cluster in disorder: fails if anything leaks, breaks, or gets lost
+    Soak(soak::Args),
     /// Many peers in one process on a bad virtual network: fails if they do not agree in the end
     Sim(sim::Args),
     /// Measure against the native path, the kernel's VXLAN and wireguard-go; table and target/bench.json
@@ -74,6 +68,8 @@ enum Task {
         quick: bool,
         #[arg(long, hide = true)]
         built: bool,
+        #[command(subcommand)]
+        instead: Option<BenchInstead>,
     },
     #[command(hide = true)]
     PingpongServer { bind: SocketAddrV4 },
@@ -86,6 +82,18 @@ enum Task {
         receiver: SocketAddrV4,
         milliseconds: u64,
     },
+    #[command(hide = true)]
+    HttpLoad {
+        task: String,
+        addresses: usize,
+        connections: usize,
+    },
+}
+
+#[derive(Subcommand)]
+enum BenchInstead {
+    /// The control plane: allocations, joining, gossip, memory; table and target/bench-control.json
+    Control(bench::control::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -96,9 +104,15 @@ fn main() -> ExitCode {
         Task::Lab { task } => lab::run(task),
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
-        Task::Soak { minutes, built } => soak::run(minutes, built),
+        Task::Soak(args) => soak::run(&args),
+        Task::Bench {
+            instead: Some(BenchInstead::Control(arguments)),
+            ..
+        } => bench::control::run(arguments),
+        Task::Bench {
+            rounds, quick, built, ..
+        } => bench::run(rounds, quick, built),
         Task::Sim(args) => sim::run(&args),
-        Task::Bench { rounds, quick, built } => bench::run(rounds, quick, built),
         Task::PingpongServer { bind } => bench::pingpong::serve(bind),
         Task::PingpongClient { server, milliseconds } => bench::pingpong::measure(server, milliseconds),
         Task::UdpReceiver { bind } => bench::udp::receive(bind),
@@ -106,6 +120,11 @@ fn main() -> ExitCode {
             receiver,
             milliseconds,
         } => bench::udp::search(receiver, milliseconds),
+        Task::HttpLoad {
+            task,
+            addresses,
+            connections,
+        } => bench::control::load(&task, addresses, connections),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

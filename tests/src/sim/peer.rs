@@ -92,12 +92,13 @@ impl Site for Peer {
     }
 
     fn save(&mut self) {
-        if let Some(state) = self.ipam.take_dirty() {
-            let cidrs = state.owned.iter().flat_map(|record| &record.cidrs);
+        if let Some(changes) = self.ipam.take_changes() {
+            changes.apply(&mut self.disk);
+            let records = self.disk.iter().flat_map(|state| state.owned.values());
+            let cidrs = records.flat_map(|record| &record.cidrs);
             let addresses = cidrs.map(|cidr| cidr.addr).collect();
             self.book.borrow_mut().saved(self.node, &self.on_disk, &addresses);
             self.on_disk = addresses;
-            self.disk = Some(state);
         }
     }
 

@@ -177,16 +177,15 @@ impl Connections {
         self.live.remove(&conn);
     }
 
-    /// Hands the connection what `next` yields, as long as its writer takes it.
-    pub fn pump(&self, conn: ConnId, mut next: impl FnMut() -> Option<Vec<u8>>) {
-        let Some(live) = self.live.get(&conn) else {
-            return;
-        };
-        while let Ok(permit) = live.writer.try_reserve() {
-            match next() {
-                Some(body) => permit.send(body),
-                None => return,
-            }
+    /// How many messages the connection takes now; none once it is closed.
+    pub fn room(&self, conn: ConnId) -> usize {
+        self.live.get(&conn).map_or(0, |live| live.writer.capacity())
+    }
+
+    /// Hands the connection a message, for which there must have been room. A closed one takes none.
+    pub fn send(&self, conn: ConnId, body: Vec<u8>) {
+        if let Some(live) = self.live.get(&conn) {
+            let _ = live.writer.try_send(body);
         }
     }
 }

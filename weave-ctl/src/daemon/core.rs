@@ -1,7 +1,7 @@
 //! The daemon's loop: everything that happens goes through here, one thing after the other.
 //!
-//! In each turn: handle what came, write the maps if forwarding changed, save what must outlive
-//! us, and only then answer and send.
+//! In each turn: handle what came, write the maps if forwarding changed, begin to save what must outlive
+//! us. Answers and messages are held until that is on disk; the loop does not wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -21,6 +21,7 @@ use super::mtu::Mtu;
 use super::neighbours::Neighbours;
 use super::overlays::Overlays;
 use super::requests::Waiting;
+use super::saver::{Held, Saver};
 use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
@@ -121,7 +122,8 @@ pub struct Daemon {
     pub(super) ports: BTreeSet<u32>,
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    saver: Saver,
     pub(super) overlays: Overlays,
     pub(super) neighbours: Neighbours,
     pub(super) mtu: Mtu,
@@ -204,6 +206,7 @@ impl Daemon {
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
+        let store = Arc::new(store);
         let connections = Connections::new(events.0.clone(), ours.clone(), secrecy, options.host);
         Ok(Self {
             forwarding: Forwarding::adopt(Now::ZERO, left),
@@ -217,6 +220,7 @@ impl Daemon {
             ports: BTreeSet::new(),
             mesh,
             channels,
+            saver: Saver::start(store.clone())?,
             store,
             overlays,
             neighbours: Neighbours::default(),
@@ -280,6 +284,7 @@ impl Daemon {
                     self.on_ring(&mut guard.get_inner_mut().0);
                     guard.clear_ready();
                 }
+                held = self.saver.saved() => self.release(held?),
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.on_time().await?;
@@ -289,7 +294,7 @@ impl Daemon {
                 break Ending::Renamed;
             }
         };
-        self.shut_down(ending)?;
+        self.shut_down(ending).await?;
         Ok(ending)
     }
 
@@ -503,37 +508,67 @@ impl Daemon {
         change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Writes maps, saves, answers, sends: in this order.
+    /// Writes maps; then saves, answers and sends, in this order, unless an earlier save is under way: what
+    /// follows that one waits, and will be saved together.
     fn settle(&mut self) -> anyhow::Result<()> {
         if std::mem::take(&mut self.tables_stale) {
             self.write_tables()?;
         }
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store
-                .save_ipam(&persisted)
-                .context("Error persisting ring data")?;
+        if self.saver.is_busy() {
+            return Ok(());
         }
-        self.answer();
-        let unix = unix_now();
-        for conn in std::mem::take(&mut self.to_pump) {
-            let (mesh, channels) = (&mut self.mesh, &mut self.channels);
-            self.connections
-                .pump(conn, || mesh.poll_send(conn, unix, channels));
+        // In this order: the messages tell of nothing that the changes lack.
+        let held = self.hold();
+        match self.channels.ipam.as_mut().and_then(Allocator::take_changes) {
+            Some(changes) => self.saver.save(changes, held)?,
+            None => self.release(held),
         }
         Ok(())
     }
 
-    fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
+    /// What may leave when all that has happened so far is on disk.
+    fn hold(&mut self) -> Held {
+        let mut messages = Vec::new();
+        let unix = unix_now();
+        for conn in std::mem::take(&mut self.to_pump) {
+            for _ in 0..self.connections.room(conn) {
+                let Some(body) = self.mesh.poll_send(conn, unix, &mut self.channels) else {
+                    break;
+                };
+                messages.push((conn, body));
+            }
+        }
+        let answers = self.answers();
+        Held { answers, messages }
+    }
+
+    fn release(&mut self, held: Held) {
+        held.answers.into_iter().for_each(|answer| answer());
+        for (conn, body) in held.messages {
+            self.connections.send(conn, body);
+        }
+    }
+
+    async fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
         self.mesh_input(Input::Shutdown);
         self.with_ipam(|ipam, _| ipam.stop());
-        if let Some(persisted) = self.channels.ipam.as_mut().and_then(Allocator::take_dirty) {
-            self.store.save_ipam(&persisted)?;
+        let answers = self.answers();
+        let changes = self.channels.ipam.as_mut().and_then(Allocator::take_changes);
+        let earlier = self.saver.finish().await?;
+        if let Some(changes) = changes {
+            self.store
+                .save_ipam(&changes)
+                .context("Error persisting ring data")?;
         }
-        self.answer();
+        earlier
+            .answers
+            .into_iter()
+            .chain(answers)
+            .for_each(|answer| answer());
         if ending == Ending::HandOver {
             return Ok(());
         }
-        if let Some(datapath) = self.datapath() {
+        if let Ok(datapath) = &mut self.overlays.fastdp {
             datapath.enable(false)?;
             datapath.apply(&forwarding::Tables::default())?;
         }

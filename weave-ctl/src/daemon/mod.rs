@@ -14,6 +14,7 @@ mod overlays;
 mod paths;
 mod report;
 mod requests;
+mod saver;
 mod start;
 
 pub use overlays::TAP;

@@ -6,8 +6,10 @@ use tokio::sync::oneshot;
 
 use super::core::Daemon;
 use super::event::{Answer, Request};
+use super::saver::Answering;
 use crate::api::backend::BackendError;
 use crate::ipam::address::Cidr;
+use crate::ipam::allocator::Allocator;
 use crate::ipam::operations::{ClaimOptions, IpamError, Reply, RequestId};
 use crate::mesh::core::Input;
 
@@ -19,9 +21,14 @@ enum Waiter {
     Other(Answer<()>),
 }
 
-/// Requests that wait for IPAM.
+/// Requests that wait.
 #[derive(Default)]
-pub struct Waiting(BTreeMap<RequestId, Waiter>);
+pub struct Waiting {
+    /// For IPAM.
+    ipam: BTreeMap<RequestId, Waiter>,
+    /// For the disk.
+    answers: Vec<Answering>,
+}
 
 fn disabled() -> BackendError {
     BackendError::BadRequest("IP address allocation is disabled".to_owned())
@@ -36,6 +43,13 @@ fn send<T>(answer: Answer<T>, result: Result<T, BackendError>) {
     let _: Result<(), _> = oneshot::Sender::send(answer, result);
 }
 
+impl Waiting {
+    /// Answers when all that has happened so far is on disk.
+    fn answer<T: Send + 'static>(&mut self, answer: Answer<T>, result: Result<T, BackendError>) {
+        self.answers.push(Box::new(move || send(answer, result)));
+    }
+}
+
 impl Daemon {
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
@@ -46,7 +60,7 @@ impl Daemon {
                 is_container,
                 answer,
             } => {
-                self.waiting.0.insert(request, Waiter::Allocate(answer));
+                self.waiting.ipam.insert(request, Waiter::Allocate(answer));
                 self.with_ipam(|ipam, out| {
                     let subnet = subnet.unwrap_or(ipam.default_subnet());
                     ipam.allocate(out, request, &id, subnet, is_container);
@@ -60,7 +74,7 @@ impl Daemon {
                 no_error_on_unknown,
                 answer,
             } => {
-                self.waiting.0.insert(request, Waiter::Other(answer));
+                self.waiting.ipam.insert(request, Waiter::Other(answer));
                 let options = ClaimOptions {
                     is_container,
                     no_error_on_unknown,
@@ -68,31 +82,30 @@ impl Daemon {
                 self.with_ipam(|ipam, out| ipam.claim(out, request, &id, cidr, options));
             }
             Request::Prime { request, answer } => {
-                self.waiting.0.insert(request, Waiter::Other(answer));
+                self.waiting.ipam.insert(request, Waiter::Other(answer));
                 self.with_ipam(|ipam, out| ipam.prime(out, request));
             }
             Request::Cancel(request) => {
-                self.waiting.0.remove(&request);
+                self.waiting.ipam.remove(&request);
                 self.with_ipam(|ipam, _| ipam.cancel(request));
             }
             Request::Lookup(id, subnet, answer) => {
-                send(
-                    answer,
-                    self.with_ipam(|ipam, _| ipam.lookup(&id, subnet))
-                        .ok_or_else(disabled),
-                );
+                let found = self.with_ipam(|ipam, _| ipam.lookup(&id, subnet));
+                self.waiting.answer(answer, found.ok_or_else(disabled));
             }
-            Request::Owned(answer) => send(
-                answer,
-                self.with_ipam(|ipam, _| ipam.owned()).ok_or_else(disabled),
-            ),
+            Request::Owned(answer) => {
+                let owned = self.with_ipam(|ipam, _| ipam.owned());
+                self.waiting.answer(answer, owned.ok_or_else(disabled));
+            }
             Request::Free(id, addr, answer) => {
                 let result = self.with_ipam(|ipam, _| ipam.free(&id, addr));
-                send(answer, result.ok_or_else(disabled).and_then(|r| r.map_err(bad)));
+                let result = result.ok_or_else(disabled).and_then(|r| r.map_err(bad));
+                self.waiting.answer(answer, result);
             }
             Request::FreeAll(id, answer) => {
                 let result = self.with_ipam(|ipam, _| ipam.free_all(&id));
-                send(answer, result.ok_or_else(disabled).and_then(|r| r.map_err(bad)));
+                let result = result.ok_or_else(disabled).and_then(|r| r.map_err(bad));
+                self.waiting.answer(answer, result);
             }
             Request::Connect(peers, replace, answer) => {
                 self.mesh_input(Input::Connect { peers, replace });
@@ -104,13 +117,11 @@ impl Daemon {
             }
             Request::Depart(answer) => {
                 self.with_ipam(|ipam, out| ipam.depart(out));
-                send(answer, Ok(()));
+                self.waiting.answer(answer, Ok(()));
             }
             Request::RemovePeer(peer, answer) => {
-                send(
-                    answer,
-                    Ok(self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer))),
-                );
+                let taken = self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer));
+                self.waiting.answer(answer, Ok(taken));
             }
             Request::Report(answer) => {
                 let report = self.report();
@@ -140,24 +151,28 @@ impl Daemon {
         }
     }
 
-    /// Hands out what IPAM has answered.
-    pub(super) fn answer(&mut self) {
-        let Some(ipam) = &mut self.channels.ipam else {
-            return;
-        };
-        for (request, reply) in ipam.take_replies() {
-            match (self.waiting.0.remove(&request), reply) {
-                (Some(Waiter::Allocate(answer)), Reply::Allocated(cidr)) => send(answer, Ok(cidr)),
-                (Some(Waiter::Allocate(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
-                (Some(Waiter::Other(answer)), Reply::Failed(error)) => send(answer, Err(bad(error))),
-                (Some(Waiter::Other(answer)), Reply::Done) => send(answer, Ok(())),
-                (Some(Waiter::Allocate(answer)), _) => send(answer, Err(BackendError::Cancelled)),
-                (Some(Waiter::Other(answer)), _) => send(answer, Err(BackendError::Cancelled)),
+    /// The answers to all that has been asked and done so far, for when it is on disk.
+    pub(super) fn answers(&mut self) -> Vec<Answering> {
+        let replies = self.channels.ipam.as_mut().map(Allocator::take_replies);
+        let waiting = &mut self.waiting;
+        for (request, reply) in replies.into_iter().flatten() {
+            match (waiting.ipam.remove(&request), reply) {
+                (Some(Waiter::Allocate(answer)), Reply::Allocated(cidr)) => waiting.answer(answer, Ok(cidr)),
+                (Some(Waiter::Allocate(answer)), Reply::Failed(error)) => {
+                    waiting.answer(answer, Err(bad(error)));
+                }
+                (Some(Waiter::Other(answer)), Reply::Failed(error)) => {
+                    waiting.answer(answer, Err(bad(error)))
+                }
+                (Some(Waiter::Other(answer)), Reply::Done) => waiting.answer(answer, Ok(())),
+                (Some(Waiter::Allocate(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
+                (Some(Waiter::Other(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
                 (None, Reply::Failed(error)) if request == NOBODY => {
                     tracing::warn!("address of an attached container: {error}");
                 }
                 (None, _) => {}
             }
         }
+        std::mem::take(&mut waiting.answers)
     }
 }

@@ -2,22 +2,23 @@
 //!
 //! One actor: whoever drives it calls its methods one after the other. After each call, and before anything
 //! that the call caused leaves the process (messages, answers, and the current state that `encode` puts into
-//! queued gossip), [`Allocator::take_dirty`] must be saved. Then a crash at any moment loses only what nobody
+//! queued gossip), [`Allocator::take_changes`] must be saved. Then a crash at any moment loses only what nobody
 //! has heard of. If saving fails, the process must stop without letting anything out.
 
 use std::collections::{BTreeMap, HashMap};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::address::{Cidr, Range};
 use super::gossip;
 use super::mode::{InitMode, quorum};
 use super::operations::{Pending, Reply, RequestId};
-use super::owned::{Owned, OwnedRecord};
+use super::owned::Owned;
 use super::paxos::{NodeId, Paxos, Voter};
+use super::persist::Saved;
+pub use super::persist::{Changes, Persisted};
 use super::ring::Ring;
 use super::space::Space;
 use crate::mesh::Now;
@@ -46,21 +47,6 @@ pub struct Config {
     pub seed: u64,
 }
 
-/// All that outlives the process. Must be saved as one: a ring without the matching records, or the other
-/// way round, would hand out addresses twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Persisted {
-    /// Whose state it is.
-    pub peer: PeerName,
-    /// The ring, perhaps without entries.
-    pub ring: Ring,
-    /// Local owners.
-    pub owned: Vec<OwnedRecord>,
-    /// Our part in a vote that is still going on.
-    #[serde(default)]
-    pub voter: Option<Voter>,
-}
-
 /// See the module's description.
 #[derive(Debug)]
 pub struct Allocator {
@@ -83,8 +69,7 @@ pub struct Allocator {
     pub(super) departed: bool,
     /// Some record is about an address that the ring says is not ours.
     stray: bool,
-    saved_ring: Ring,
-    saved_voter: Option<Voter>,
+    saved: Saved,
 }
 
 impl Allocator {
@@ -92,9 +77,8 @@ impl Allocator {
     #[must_use]
     pub fn new(config: Config, persisted: Option<Persisted>) -> Self {
         let name = config.name;
-        let empty = Ring::new(config.universe.range(), name);
         let mut allocator = Self {
-            ring: empty.clone(),
+            ring: Ring::new(config.universe.range(), name),
             space: Space::default(),
             owned: Owned::default(),
             nicknames: BTreeMap::from([(name, config.nickname.clone())]),
@@ -107,8 +91,7 @@ impl Allocator {
             stopping: false,
             departed: false,
             stray: false,
-            saved_ring: empty,
-            saved_voter: None,
+            saved: Saved::default(),
             config,
         };
         let voter = persisted.and_then(|p| allocator.restore(p));
@@ -138,6 +121,7 @@ impl Allocator {
 
     /// Takes over what was saved, as far as it is about us and our universe.
     fn restore(&mut self, persisted: Persisted) -> Option<Voter> {
+        self.saved = Saved::of(&persisted);
         let Persisted {
             peer,
             mut ring,
@@ -147,21 +131,18 @@ impl Allocator {
         let name = self.config.name;
         let mut discard = |why: String| {
             info!("[allocator {name}] {why}");
-            // Makes the first save overwrite it.
-            self.owned.changed = true;
+            self.saved.discard();
         };
         if peer != name {
             discard(format!("Deleting persisted data for peername {peer}"));
             return None;
         }
-        if ring.is_empty() {
-            self.saved_voter.clone_from(&voter);
-            if voter.is_none() {
-                discard("No valid persisted data".to_owned());
-            }
+        let universe = self.ring.range;
+        let nothing = voter.is_none() && owned.is_empty();
+        if ring.is_empty() && (nothing || ring.range != universe) {
+            discard("No valid persisted data".to_owned());
             return voter;
         }
-        let universe = self.ring.range;
         if ring.range != universe {
             let theirs = range_text(ring.range);
             let ours = range_text(universe);
@@ -177,26 +158,15 @@ impl Allocator {
         ring.peer = name;
         self.ring = ring;
         self.owned = Owned::from_records(owned);
-        self.saved_ring = self.ring.clone();
         self.rebuild();
-        None
+        voter
     }
 
-    /// What must be saved now, `None` if that is what was last returned (or loaded).
-    pub fn take_dirty(&mut self) -> Option<Persisted> {
+    /// What must be saved now, `None` if nothing has changed since the last call (or since it was loaded).
+    pub fn take_changes(&mut self) -> Option<Changes> {
         let voter = self.paxos.as_ref().and_then(Paxos::voter);
-        if !self.owned.changed && self.ring == self.saved_ring && voter == self.saved_voter {
-            return None;
-        }
-        self.owned.changed = false;
-        self.saved_ring.clone_from(&self.ring);
-        self.saved_voter.clone_from(&voter);
-        Some(Persisted {
-            peer: self.config.name,
-            ring: self.ring.clone(),
-            owned: self.owned.records().cloned().collect(),
-            voter,
-        })
+        let owned = self.owned.take_changes();
+        self.saved.advance(self.config.name, &self.ring, owned, voter)
     }
 
     /// Ends every step: the ring and the space set agree, and the ring knows how much is free.
@@ -206,7 +176,7 @@ impl Allocator {
     }
 
     pub(super) fn report_free(&mut self) {
-        self.ring.report_free(|range| self.space.count_free(range));
+        self.ring.report_free(|range| self.space.recount_free(range));
     }
 
     /// The space set becomes what the ring says is ours.
@@ -215,7 +185,9 @@ impl Allocator {
             return;
         }
         let ranges = self.ring.owned_ranges(self.config.name);
-        self.space.extend(&ranges);
+        if !self.space.covers_exactly(&ranges) {
+            self.space.extend(&ranges);
+        }
         if !self.space.covers_exactly(&ranges) {
             let name = self.config.name;
             error!("[allocator {name}] address space differs from the ring; rebuilding it");

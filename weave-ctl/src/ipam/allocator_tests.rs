@@ -504,23 +504,26 @@ fn clusters_that_do_not_fit_together() {
     );
 }
 
+/// As a new store would have it.
 fn persist(allocator: &mut Allocator) -> Persisted {
-    allocator.take_dirty().unwrap()
+    let mut saved = None;
+    allocator.take_changes().unwrap().apply(&mut saved);
+    saved.unwrap()
 }
 
 #[test]
 fn restarts() {
     let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default()]);
-    assert_eq!(net.allocators[0].take_dirty(), None);
+    assert_eq!(net.allocators[0].take_changes(), None);
     net.allocate(0, "a", "10.2.0.0/16");
     let saved = persist(&mut net.allocators[0]);
-    assert_eq!(net.allocators[0].take_dirty(), None);
+    assert_eq!(net.allocators[0].take_changes(), None);
 
     let restart = |config: Config| Allocator::new(config, Some(saved.clone()));
     let mut same = restart(config(0, "10.2.0.0/16", InitMode::Seed(vec![peer(5)])));
     assert_eq!(same.lookup("a", None), [cidr("10.2.0.1/16")]);
     assert_eq!(same.ring().seeds, [peer(0)]);
-    assert_eq!(same.take_dirty(), None);
+    assert_eq!(same.take_changes(), None);
     same.allocate(&mut net.out, 1, "b", cidr("10.2.0.0/16"), true);
     assert_eq!(same.take_replies()[0].1, Reply::Allocated(cidr("10.2.0.2/16")));
 

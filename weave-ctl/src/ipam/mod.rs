@@ -12,6 +12,7 @@ pub mod mode;
 pub mod operations;
 pub mod owned;
 pub mod paxos;
+pub mod persist;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;

@@ -114,7 +114,7 @@ impl Pending {
 }
 
 impl Allocator {
-    /// The answers since the last call. They may be given once [`Allocator::take_dirty`] has been saved.
+    /// The answers since the last call. They may be given once [`Allocator::take_changes`] has been saved.
     pub fn take_replies(&mut self) -> Vec<(RequestId, Reply)> {
         std::mem::take(&mut self.replies)
     }

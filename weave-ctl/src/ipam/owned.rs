@@ -1,6 +1,6 @@
 //! Which identifier owns which addresses on this peer. Local, persisted, never gossiped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,20 +25,35 @@ pub(super) struct Owned {
     by_id: HashMap<String, u64>,
     by_addr: HashMap<Address, u64>,
     next: u64,
-    /// Has anything changed since this was last cleared?
-    pub changed: bool,
+    /// Numbers of the records that have changed since [`Owned::take_changes`].
+    changed: BTreeSet<u64>,
 }
 
 impl Owned {
-    pub fn from_records(records: Vec<OwnedRecord>) -> Self {
+    /// As they were saved, under the numbers they had.
+    pub fn from_records(records: BTreeMap<u64, OwnedRecord>) -> Self {
         let mut owned = Self::default();
-        for record in records {
-            for cidr in record.cidrs {
-                owned.add(&record.id, record.is_container, cidr);
+        for (number, record) in records {
+            let known = record.cidrs.iter().any(|c| owned.by_addr.contains_key(&c.addr));
+            if known || owned.by_id.contains_key(&record.id) || record.cidrs.is_empty() {
+                // Nothing of ours: let the next save remove it.
+                owned.changed.insert(number);
+                continue;
             }
+            owned.by_id.insert(record.id.clone(), number);
+            owned
+                .by_addr
+                .extend(record.cidrs.iter().map(|c| (c.addr, number)));
+            owned.next = number.saturating_add(1);
+            owned.records.insert(number, record);
         }
-        owned.changed = false;
         owned
+    }
+
+    /// The records that have changed since the last call, `None` for those that are gone.
+    pub fn take_changes(&mut self) -> BTreeMap<u64, Option<OwnedRecord>> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed.map(|n| (n, self.records.get(&n).cloned())).collect()
     }
 
     pub fn records(&self) -> impl Iterator<Item = &OwnedRecord> {
@@ -68,7 +83,7 @@ impl Owned {
             return;
         }
         let key = *self.by_id.entry(id.to_owned()).or_insert(self.next);
-        self.next = self.next.max(key + 1);
+        self.next = self.next.max(key.saturating_add(1));
         let record = self.records.entry(key).or_insert_with(|| OwnedRecord {
             id: id.to_owned(),
             is_container,
@@ -77,7 +92,7 @@ impl Owned {
         record.is_container |= is_container;
         record.cidrs.push(cidr);
         self.by_addr.insert(cidr.addr, key);
-        self.changed = true;
+        self.changed.insert(key);
     }
 
     /// False if the ID does not own it.
@@ -93,7 +108,7 @@ impl Owned {
                 self.by_id.remove(id);
             }
         }
-        self.changed = true;
+        self.changed.insert(key);
         true
     }
 
@@ -108,6 +123,7 @@ impl Owned {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -122,19 +138,22 @@ mod tests {
         owned.add("a", true, cidr(2));
         owned.add("b", true, cidr(3));
         owned.add("c", true, cidr(3));
-        assert!(owned.changed);
         assert_eq!(owned.owner(3), Some("b"));
         assert!(owned.is_container("b") && !owned.is_container("c"));
-        let records: Vec<OwnedRecord> = owned.records().cloned().collect();
-        assert_eq!(records[0].cidrs, [cidr(1), cidr(3)]);
-        assert_eq!(records[1].id, "a");
+        let changes = owned.take_changes();
+        let records: BTreeMap<u64, OwnedRecord> = changes.into_iter().map(|(n, r)| (n, r.unwrap())).collect();
+        assert_eq!(records[&0].cidrs, [cidr(1), cidr(3)]);
+        assert_eq!(records[&1].id, "a");
+        assert!(owned.take_changes().is_empty());
 
         let mut owned = Owned::from_records(records.clone());
-        assert!(!owned.changed && owned.records().eq(&records));
+        assert!(owned.take_changes().is_empty() && owned.records().eq(records.values()));
         assert!(!owned.remove("a", 1));
-        assert!(owned.remove("b", 1) && owned.changed);
+        assert!(owned.remove("b", 1));
+        assert_eq!(owned.take_changes()[&0].as_ref().unwrap().cidrs, [cidr(3)]);
         assert_eq!(owned.owner(1), None);
         assert_eq!(owned.remove_all("b"), [cidr(3)]);
+        assert_eq!(owned.take_changes(), BTreeMap::from([(0, None)]));
         assert_eq!(owned.remove_all("b"), []);
         owned.add("b", false, cidr(9));
         let ids: Vec<&str> = owned.records().map(|r| r.id.as_str()).collect();

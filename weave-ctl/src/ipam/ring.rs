@@ -336,13 +336,16 @@ impl Ring {
     }
 
     /// Brings the `free` fields of our entries up to date. Returns true if one differed.
-    pub fn report_free(&mut self, count: impl Fn(Range) -> u32) -> bool {
+    pub fn report_free(&mut self, mut count: impl FnMut(Range) -> u32) -> bool {
         let mut changed = false;
         for index in 0..self.entries.len() {
             let Some(entry) = self.entries.get(index).filter(|e| e.peer == self.peer) else {
                 continue;
             };
-            let free = self.parts(entry.token, self.next_token(index)).map(&count).sum();
+            let free = self
+                .parts(entry.token, self.next_token(index))
+                .map(&mut count)
+                .sum();
             if free != entry.free
                 && let Some(entry) = self.entries.get_mut(index)
             {

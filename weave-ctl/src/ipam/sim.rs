@@ -257,13 +257,13 @@ impl World {
         if let Err(why) = run(allocator, &mut out) {
             panic!("seed {seed}: {n} rejects: {why}");
         }
-        let dirty = allocator.take_dirty();
+        let changes = allocator.take_changes();
         let replies = allocator.take_replies();
         if self.chaos && self.rng.random_bool(self.crash) {
             return self.stop(n, Life::Down);
         }
-        if dirty.is_some() {
-            self.nodes[n].disk = dirty;
+        if let Some(changes) = changes {
+            changes.apply(&mut self.nodes[n].disk);
             self.check_disks(n);
         }
         if self.chaos && self.rng.random_bool(self.crash) {
@@ -359,7 +359,7 @@ impl World {
     /// No two peers have saved that they handed out the same address.
     fn check_disks(&self, changed: usize) {
         let addresses = |n: usize| -> BTreeSet<Address> {
-            let records = self.nodes[n].disk.iter().flat_map(|d| &d.owned);
+            let records = self.nodes[n].disk.iter().flat_map(|d| d.owned.values());
             records.flat_map(|r| r.cidrs.iter().map(|c| c.addr)).collect()
         };
         let here = addresses(changed);
@@ -495,7 +495,7 @@ impl World {
         // What was saved for clients that never got an answer, too.
         let disks: BTreeMap<usize, Vec<String>> = (0..self.nodes.len())
             .map(|n| {
-                let records = self.nodes[n].disk.iter().flat_map(|d| &d.owned);
+                let records = self.nodes[n].disk.iter().flat_map(|d| d.owned.values());
                 (n, records.map(|r| r.id.clone()).collect())
             })
             .collect();

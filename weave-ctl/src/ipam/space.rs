@@ -70,11 +70,43 @@ impl RangeSet {
     }
 }
 
+/// Counts of free addresses in disjoint ranges that are asked for again and again, so that a step costs the
+/// same however scattered the free addresses are.
+#[derive(Debug, Default, Clone)]
+struct Counts(BTreeMap<Address, (Address, u32)>);
+
+impl Counts {
+    fn get(&self, range: Range) -> Option<u32> {
+        let &(end, count) = self.0.get(&range.start)?;
+        (end == range.end).then_some(count)
+    }
+
+    fn keep(&mut self, range: Range, count: u32) {
+        while let Some((&start, &(end, _))) = self.0.range(..range.end).next_back()
+            && end > range.start
+        {
+            self.0.remove(&start);
+        }
+        self.0.insert(range.start, (range.end, count));
+    }
+
+    fn changed(&mut self, addr: Address, by: i32) {
+        if let Some((_, (end, count))) = self.0.range_mut(..=addr).next_back()
+            && addr < *end
+        {
+            *count = count.saturating_add_signed(by);
+        }
+    }
+}
+
 /// What this peer may hand out, and what it has handed out.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone)]
 pub struct Space {
     used: RangeSet,
     free: RangeSet,
+    /// Both together.
+    all: RangeSet,
+    counts: Counts,
 }
 
 /// An address cannot be claimed or freed.
@@ -112,12 +144,14 @@ impl Space {
         }
         self.used.remove(single(addr));
         self.free.insert(single(addr));
+        self.counts.changed(addr, 1);
         Ok(())
     }
 
     fn move_to_used(&mut self, addr: Address) {
         self.free.remove(single(addr));
         self.used.insert(single(addr));
+        self.counts.changed(addr, -1);
     }
 
     /// Removes and returns a part of the free addresses in `range`, to be given to another peer.
@@ -139,12 +173,16 @@ impl Space {
             chosen.start += chosen.size() / 2;
         }
         self.free.remove(chosen);
+        self.all.remove(chosen);
+        self.counts = Counts::default();
         Some(chosen)
     }
 
     /// Everything in `owned` that is in neither set becomes free. Nothing is removed.
     pub fn extend(&mut self, owned: &[Range]) {
+        self.counts = Counts::default();
         for &range in owned {
+            self.all.insert(range);
             let known = self.used.overlapping(range).chain(self.free.overlapping(range));
             let mut known: Vec<Range> = known.collect();
             known.sort_unstable();
@@ -174,6 +212,16 @@ impl Space {
         self.free.count(range)
     }
 
+    /// As [`Space::count_free`], and remembers it: for ranges that are asked for after every step.
+    pub fn recount_free(&mut self, range: Range) -> u32 {
+        if let Some(count) = self.counts.get(range) {
+            return count;
+        }
+        let count = self.free.count(range);
+        self.counts.keep(range, count);
+        count
+    }
+
     /// Number of free addresses in all.
     #[must_use]
     pub fn total_free(&self) -> u32 {
@@ -189,15 +237,11 @@ impl Space {
     /// Does the space (used and free together) consist of exactly these ranges?
     #[must_use]
     pub fn covers_exactly(&self, owned: &[Range]) -> bool {
-        let mut all = self.free.clone();
-        for (&start, &end) in &self.used.ranges {
-            all.insert(Range { start, end });
-        }
         let mut expected = RangeSet::default();
         for &range in owned {
             expected.insert(range);
         }
-        all == expected
+        self.all == expected
     }
 }
 
@@ -366,7 +410,12 @@ mod tests {
                 }
                 prop_assert_eq!(&addresses(&space.used), &used);
                 prop_assert_eq!(&addresses(&space.free), &free);
-                for set in [&space.used, &space.free] {
+                prop_assert_eq!(&addresses(&space.all), &(&used | &free));
+                for (start, end) in [(0, 16), (16, 50), (50, 64), (8, 30)] {
+                    let range = Range { start, end };
+                    prop_assert_eq!(space.recount_free(range), space.count_free(range));
+                }
+                for set in [&space.used, &space.free, &space.all] {
                     let mut last = None;
                     for (&s, &e) in &set.ranges {
                         prop_assert!(s < e && last.is_none_or(|l| l < s), "not coalesced");

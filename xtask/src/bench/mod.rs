@@ -4,6 +4,7 @@
 //! Machines drift while one measures, so the paths take turns, round after round, and what is
 //! compared are the ratios within a round. Sender and receiver are pinned to a core each.
 
+pub mod control;
 mod measure;
 mod memory;
 mod paths;
