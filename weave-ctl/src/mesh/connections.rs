@@ -435,7 +435,7 @@ impl Mesh {
                 remote: c.remote,
             })
             .collect();
-        let discovered = if self.config.discovery {
+        let discovered = if self.config.discovery && self.targets.room(links.len()) > 0 {
             self.discovered()
         } else {
             BTreeSet::new()

@@ -212,10 +212,7 @@ impl Targets {
     ) -> Vec<SocketAddr> {
         let connected: BTreeSet<SocketAddr> = links.iter().map(|l| l.addr).collect();
         // Room is kept for those that know nobody else: all that know each other must not be full.
-        let room = match self.limit {
-            0 => 2 * MAX_ATTEMPTS,
-            limit => (limit - limit.div_ceil(4)).saturating_sub(links.len()),
-        };
+        let room = self.room(links.len());
         let mut valid = if room > 0 { discovered } else { BTreeSet::new() };
         let mut direct = BTreeSet::new();
         for peer in &self.direct {
@@ -274,6 +271,15 @@ impl Targets {
             true
         });
         dial
+    }
+
+    /// To how many discovered addresses we would like to have connections, besides the present ones.
+    #[must_use]
+    pub fn room(&self, links: usize) -> usize {
+        match self.limit {
+            0 => 2 * MAX_ATTEMPTS,
+            limit => (limit - limit.div_ceil(4)).saturating_sub(links),
+        }
     }
 
     /// When [`Self::refresh`] has to be called at the latest, if nothing else happens.
