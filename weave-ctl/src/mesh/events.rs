@@ -239,7 +239,7 @@ impl Sent {
 impl Counters {
     pub(super) fn count(&mut self, body: &Body, bytes: usize) {
         let sent = match body {
-            Body::Digest(_) => &mut self.gossip_digests,
+            Body::Digest { .. } => &mut self.gossip_digests,
             Body::Records(_) => &mut self.gossip_records,
             Body::List(_) | Body::Ask(_) | Body::Announce { .. } | Body::Full => &mut self.gossip_lists,
         };

@@ -176,7 +176,10 @@ impl Mesh {
             Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
             Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
             Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
-            Message::Reconcile(payload) => self.on_reconcile(call, conn, &payload),
+            Message::Reconcile(payload) => {
+                self.on_reconcile(call, conn, &payload);
+                Ok(())
+            }
             Message::OverlayControl { index, tag, data } => {
                 self.out.push(Output::OverlayControlReceived {
                     conn,

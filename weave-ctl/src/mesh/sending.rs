@@ -121,7 +121,7 @@ impl Mesh {
             Item::Peers(names) => self.encode_peers(conn, &key, names)?,
             Item::Data(data) => channels.get(&key.0)?.encode(unix_now, &data),
             Item::Relayed(list) => list.into_iter().next()?.to_vec(),
-            Item::Work(work) => return self.encode_work(conn, channels, &key.0, work),
+            Item::Work(work) => return self.encode_work(conn, unix_now, channels, &key.0, work),
             Item::News(..) => return None,
         };
         let (channel, slot) = (key.0.to_string(), key.1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::wire::{Body, List, Packet};
 use super::work::{Depth, Listing, MAX_KEYS, Work};
 use super::{Stamp, Stamps, buckets_for, differing, digest, in_buckets, topology};
-use crate::mesh::channel::{Channels, GossipData, Rejected};
+use crate::mesh::channel::{Channels, GossipData};
 use crate::mesh::connections::Connection;
 use crate::mesh::core::{Call, Mesh};
 use crate::mesh::gossip::{Relay, TOPOLOGY};
@@ -158,6 +158,7 @@ impl Mesh {
     pub(in crate::mesh) fn encode_work(
         &mut self,
         conn: ConnId,
+        unix_now: i64,
         channels: &mut dyn Channels,
         channel: &Arc<str>,
         mut work: Work,
@@ -171,7 +172,7 @@ impl Mesh {
             if work.is_empty() {
                 return None;
             }
-            if let Some(body) = self.next_part(channels, channel, atomic, &mut work) {
+            if let Some(body) = self.next_part(unix_now, channels, channel, atomic, &mut work) {
                 break body;
             }
         };
@@ -187,6 +188,7 @@ impl Mesh {
 
     fn next_part(
         &self,
+        clock: i64,
         channels: &mut dyn Channels,
         channel: &str,
         atomic: bool,
@@ -224,44 +226,40 @@ impl Mesh {
                 Depth::Short => 1,
                 Depth::Long => buckets_for(stamps.len()),
             };
-            return Some(Body::Digest(digest(&stamps, buckets)));
+            let hashes = digest(&stamps, buckets);
+            return Some(Body::Digest { clock, hashes });
         }
         let payload = self.records(channels, channel, &mut work.records, CHUNK);
         (!payload.is_empty()).then_some(Body::Records(payload))
     }
 
-    /// Tag 17 from a neighbour. Nothing in it can end the connection, but what a channel rejects does.
-    pub(in crate::mesh) fn on_reconcile(
-        &mut self,
-        call: &mut Call<'_>,
-        conn: ConnId,
-        payload: &[u8],
-    ) -> Result<(), Rejected> {
+    /// Tag 17 from a neighbour. Nothing in it can end the connection.
+    pub(in crate::mesh) fn on_reconcile(&mut self, call: &mut Call<'_>, conn: ConnId, payload: &[u8]) {
         let Some(from) = self.conns.get(&conn).filter(|c| c.reconciles).map(|c| c.remote) else {
             self.counters.reconcile_skipped += 1;
-            return Ok(());
+            return;
         };
         let packet = match Packet::decode(payload) {
             Ok(packet) => packet,
             Err(error) => {
                 tracing::debug!(conn, %error, "skipping a reconcile message");
                 self.counters.reconcile_skipped += 1;
-                return Ok(());
+                return;
             }
         };
         let channel: Arc<str> = packet.channel.as_str().into();
         if packet.channel != TOPOLOGY && call.channels.get(&channel).is_none() {
             // It will hear that we do not have this channel from our silence.
-            return Ok(());
+            return;
         }
         if packet.body == Body::Full {
             self.send_full(call, conn, &channel);
-            return Ok(());
+            return;
         }
         let Some(manner) = manner(call.channels, &channel).filter(|m| m.scope == packet.scope) else {
             if matches!(
                 packet.body,
-                Body::Digest(_) | Body::List(_) | Body::Announce { .. }
+                Body::Digest { .. } | Body::List(_) | Body::Announce { .. }
             ) {
                 let full = true;
                 self.add_work(
@@ -273,10 +271,15 @@ impl Mesh {
                     },
                 );
             }
-            return Ok(());
+            return;
         };
         match packet.body {
-            Body::Digest(theirs) => self.on_digest(call, conn, &channel, &theirs),
+            Body::Digest { clock, hashes } => {
+                if let Some(records) = call.channels.get(&channel).and_then(|c| c.reconcile()) {
+                    records.saw_clock(from, clock, call.unix_now);
+                }
+                self.on_digest(call, conn, &channel, &hashes);
+            }
             Body::List(list) => self.on_list(call, conn, &channel, manner, list),
             Body::Ask(wanted) => {
                 let have = |(key, has): &(u64, Stamp)| {
@@ -297,10 +300,9 @@ impl Mesh {
                 let origin = origin.filter(|o| *o != self.config.name);
                 self.want(call, conn, &channel, manner, origin, stamps);
             }
-            Body::Records(payload) => return self.on_records(call, conn, from, &channel, manner, &payload),
+            Body::Records(payload) => self.on_records(call, conn, from, &channel, manner, &payload),
             Body::Full => {}
         }
-        Ok(())
     }
 
     fn on_digest(&mut self, call: &mut Call<'_>, conn: ConnId, channel: &Arc<str>, theirs: &[u64]) {
@@ -470,14 +472,28 @@ impl Mesh {
         channel: &Arc<str>,
         manner: Manner,
         payload: &[u8],
-    ) -> Result<(), Rejected> {
+    ) {
         let changed: BTreeSet<u64> = if **channel == *TOPOLOGY {
             self.on_topology_records(call, conn, channel, payload)
         } else {
             let applied = self.with_channel(call, channel, |c, out| {
-                c.reconcile().map(|r| r.apply(out, payload))
+                c.reconcile().map(|r| r.apply(out, from, payload))
             });
-            applied.flatten().transpose()?.unwrap_or_default()
+            match applied.flatten() {
+                Some(None) => {
+                    let full = true;
+                    self.add_work(
+                        conn,
+                        channel,
+                        Work {
+                            full,
+                            ..Work::default()
+                        },
+                    );
+                    return;
+                }
+                applied => applied.flatten().unwrap_or_default(),
+            }
         };
         // Those that came from the tree of a broadcast go on along it, the others to random neighbours.
         let mut ways: BTreeMap<Option<PeerName>, BTreeSet<u64>> = BTreeMap::new();
@@ -498,7 +514,6 @@ impl Mesh {
                 self.relay(call, Arc::clone(channel), relay, Item::News(data, keys));
             }
         }
-        Ok(())
     }
 
     fn on_topology_records(

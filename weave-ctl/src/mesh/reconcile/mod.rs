@@ -13,7 +13,8 @@ pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::channel::{Outlet, Rejected};
+use super::channel::Outlet;
+use super::name::PeerName;
 
 /// The feature by which a peer says that it understands all this.
 pub const FEATURE: &str = "Gossip";
@@ -64,8 +65,11 @@ pub trait Reconcile {
     /// Those of these records that exist, as bytes. `wanted` is what is known to be with the asker. What does
     /// not fit into about `limit` bytes stays in it, unless the channel is atomic.
     fn records(&mut self, wanted: &mut Stamps, limit: usize) -> Vec<u8>;
-    /// Takes in records that another peer has sent, and returns the keys of those that were news.
-    fn apply(&mut self, out: &mut dyn Outlet, payload: &[u8]) -> Result<BTreeSet<u64>, Rejected>;
+    /// Takes in records that a neighbour has sent, and returns the keys of those that were news. `None`: they
+    /// contradict what we have; its full state will tell.
+    fn apply(&mut self, out: &mut dyn Outlet, from: PeerName, payload: &[u8]) -> Option<BTreeSet<u64>>;
+    /// A neighbour's clock and ours at the same time, in Unix seconds.
+    fn saw_clock(&mut self, _neighbour: PeerName, _theirs: i64, _ours: i64) {}
 }
 
 /// A good mixture of the bits (the finisher of SplitMix64).

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version (1) | kind (1) | length of the channel's name (1) | name | scope (4) | what the kind asks for
-//! digest    log2 of the number of buckets (1) | 8 bytes for each
+//! digest    clock of the sender in Unix seconds (8) | log2 of the number of buckets (1) | 8 bytes for each
 //! list      log2 (1) | flags (1) | [8 bytes for each bucket] | bits of the buckets listed (8) | stamps
 //! ask       stamps: what the asker has, 0 and 0 for nothing
 //! announce  originator or 0 (6) | stamps
@@ -38,7 +38,12 @@ pub struct Packet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// A number for each bucket of the sender's stamps.
-    Digest(Vec<u64>),
+    Digest {
+        /// The sender's clock, in Unix seconds.
+        clock: i64,
+        /// The numbers.
+        hashes: Vec<u64>,
+    },
     /// Stamps of the sender.
     List(List),
     /// Send these records; with each what the asker has.
@@ -97,7 +102,7 @@ impl Packet {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         let kind = match &self.body {
-            Body::Digest(_) => 1,
+            Body::Digest { .. } => 1,
             Body::List(_) => 2,
             Body::Ask(_) => 3,
             Body::Announce { .. } => 4,
@@ -114,7 +119,8 @@ impl Packet {
         out.0.extend(name);
         out.0.extend(self.scope.to_be_bytes());
         match &self.body {
-            Body::Digest(hashes) => {
+            Body::Digest { clock, hashes } => {
+                out.0.extend(clock.to_be_bytes());
                 out.log2(hashes.len());
                 out.hashes(hashes);
             }
@@ -153,8 +159,10 @@ impl Packet {
         let scope = u32::from_be_bytes(input.array()?);
         let body = match kind {
             1 => {
+                let clock = i64::from_be_bytes(input.array()?);
                 let buckets = input.buckets()?;
-                Body::Digest(input.hashes(buckets)?)
+                let hashes = input.hashes(buckets)?;
+                Body::Digest { clock, hashes }
             }
             2 => {
                 let (buckets, flags) = (input.buckets()?, input.byte()?);
@@ -346,7 +354,7 @@ mod tests {
         });
         let announce = (0..1_u64 << 48, stamps());
         prop_oneof![
-            hashes.prop_map(Body::Digest),
+            (any::<i64>(), hashes).prop_map(|(clock, hashes)| Body::Digest { clock, hashes }),
             list,
             stamps().prop_map(Body::Ask),
             announce.prop_map(|(origin, stamps)| {
@@ -393,9 +401,15 @@ mod tests {
             (vec![2], WireError::Version(2)),
             (head(7, &[]), WireError::Kind(7)),
             (head(6, &[1]), WireError::Trailing(1)),
-            (head(1, &[7]), WireError::OutOfRange("number of buckets")),
-            (head(1, &[200]), WireError::OutOfRange("number of buckets")),
-            (head(1, &[0, 1]), WireError::Truncated),
+            (
+                head(1, &[0, 0, 0, 0, 0, 0, 0, 0, 7]),
+                WireError::OutOfRange("number of buckets"),
+            ),
+            (
+                head(1, &[0, 0, 0, 0, 0, 0, 0, 0, 200]),
+                WireError::OutOfRange("number of buckets"),
+            ),
+            (head(1, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), WireError::Truncated),
             // More stamps than could be in the rest: not even room for them is made.
             (head(3, &[0xff, 0xff, 0xff, 0x7f, 0]), WireError::Truncated),
             (head(3, &[0xff; 11]), WireError::OutOfRange("number")),
