@@ -25,6 +25,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(ipam) = &view.report.ipam {
         conflicts(view, ipam, &mut found);
+        lost(ipam, &mut found);
         owners(view, ipam, &mut found);
         vote(ipam, &mut found);
     }
@@ -36,15 +37,9 @@ fn is_about_range(conflict: &IpamConflict) -> bool {
     conflict.text.contains("IP allocation ranges")
 }
 
-/// An address that we used and that is somebody else's now: told in the same place, but no conflict of rings.
-fn is_about_address(conflict: &IpamConflict) -> bool {
-    conflict.text.starts_with("address ")
-}
-
 fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
-    let (addresses, rings): (Vec<_>, Vec<_>) = ipam.conflicts.iter().partition(|c| is_about_address(c));
-    let adopt = whom_to_adopt(view, &rings);
-    for conflict in &rings {
+    let adopt = whom_to_adopt(view, ipam);
+    for conflict in &ipam.conflicts {
         let nick = match conflict.nickname.as_str() {
             "" => view.names.of(&conflict.peer),
             nick => nick.to_owned(),
@@ -74,14 +69,7 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
             None => finding.run(format!("weave-ctl doctor --fix, on {nick}")),
         });
     }
-    for conflict in addresses {
-        found.push(
-            Finding::problem("address-lost", conflict.text.clone())
-                .why("two containers have the same address")
-                .run(conflict.remedy.clone()),
-        );
-    }
-    let told: BTreeSet<&str> = rings.iter().map(|c| c.peer.as_str()).collect();
+    let told: BTreeSet<&str> = ipam.conflicts.iter().map(|c| c.peer.as_str()).collect();
     for connection in &view.report.router.connections {
         let Some(attempt) = &connection.attempt else {
             continue;
@@ -103,6 +91,22 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
     }
 }
 
+/// Another peer took the range over while this one was away.
+fn lost(ipam: &Ipam, found: &mut Vec<Finding>) {
+    for lost in &ipam.lost {
+        let (ident, address) = (&lost.ident, &lost.address);
+        let owner = format!("{}({})", lost.peer, lost.nickname);
+        found.push(
+            Finding::problem(
+                "address-lost",
+                format!("{address} of {ident} belongs to {owner} now, and is in use there"),
+            )
+            .why("two containers have one address")
+            .run(format!("weave detach {ident} && weave attach {ident}")),
+        );
+    }
+}
+
 impl View<'_> {
     /// Does this neighbour run the original program?
     fn is_original(&self, peer: &str) -> bool {
@@ -118,8 +122,8 @@ impl View<'_> {
 
 /// The side with fewer peers gives way; in a tie the one that can, or else the one with the higher name: an
 /// original has no command for it.
-fn whom_to_adopt<'a>(view: &View<'_>, conflicts: &[&'a IpamConflict]) -> Option<&'a str> {
-    let rings = conflicts.iter().filter(|conflict| !is_about_range(conflict));
+fn whom_to_adopt<'a>(view: &View<'_>, ipam: &'a Ipam) -> Option<&'a str> {
+    let rings = ipam.conflicts.iter().filter(|conflict| !is_about_range(conflict));
     let against: BTreeSet<&str> = rings.map(|conflict| conflict.peer.as_str()).collect();
     let first = *against.first()?;
     let remotes = view

@@ -462,15 +462,6 @@ fn the_smaller_side_of_a_ring_conflict_gives_way() {
     let found = with(&[range], &host());
     assert_eq!((ids(&found), adopts(&found)), (vec!["ring-conflict"; 2], vec![]));
     assert_eq!(found[0].run, ["launch it with the same range"]);
-    // An address that was lost is not a ring.
-    let mut lost = conflict(&[(TWO, "h2")]);
-    lost.1[0]["Text"] = json!("address 10.32.0.7 of c1 belongs to another peer now and is in use there");
-    only(
-        &with(&[lost], &host()),
-        "address-lost",
-        Severity::Problem,
-        &["10.32.0.7"],
-    );
 }
 
 fn healthy_original() -> Value {
