@@ -445,6 +445,7 @@ impl Daemon {
                     connected,
                 });
             }
+            Event::Moved(peer) => self.mesh_input(Input::Moved(peer)),
             Event::AcceptFailed { remote, error } => self.mesh_input(Input::AcceptFailed { remote, error }),
             Event::Received { conn, message } => self.mesh_input(Input::Received { conn, message }),
             Event::Closed { conn, error } => {
@@ -479,7 +480,10 @@ impl Daemon {
         self.talk();
         while let Some(output) = self.outputs.pop_front() {
             match output {
-                Output::Dial { target } => self.connections.dial(target),
+                Output::Dial { target } => {
+                    let texts = self.mesh.direct_at(target).map(str::to_owned).collect();
+                    self.connections.dial(target, texts, self.options.port);
+                }
                 Output::Added {
                     conn,
                     remote,

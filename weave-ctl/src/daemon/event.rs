@@ -33,6 +33,8 @@ pub enum Event {
         /// Ours.
         our_conn_id: u64,
     },
+    /// A direct peer's name leads to another address now.
+    Moved(ResolvedPeer),
     /// Nothing came of dialling.
     DialFailed {
         /// Whom.

@@ -172,6 +172,10 @@ impl Mesh {
                 self.targets.connect(call.now, peers, replace);
                 self.timers.dial = Some(call.now);
             }
+            Input::Moved(peer) => {
+                self.targets.moved(&peer);
+                self.timers.dial = Some(call.now);
+            }
             Input::Forget { peers } => {
                 self.targets.forget(&peers);
                 self.timers.dial = Some(call.now);

@@ -91,6 +91,8 @@ pub enum Input {
         /// Forget all earlier ones first.
         replace: bool,
     },
+    /// A direct peer's name has been looked up again and leads to another address.
+    Moved(ResolvedPeer),
     /// `weave forget`: texts as they were given. Closes nothing.
     Forget {
         /// Unknown ones are ignored.
