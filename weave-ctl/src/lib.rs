@@ -10,6 +10,7 @@ pub mod docker;
 pub mod doctor;
 pub mod identity;
 pub mod ipam;
+pub mod legacy;
 pub mod mesh;
 pub mod net;
 pub mod overlay;

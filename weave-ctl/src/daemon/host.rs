@@ -11,7 +11,7 @@ use crate::mesh::core::Input;
 use crate::mesh::{ConnId, Now};
 use crate::net::bridge::HOST_END;
 use crate::net::watch::Change;
-use crate::net::{bridge, ps};
+use crate::net::{Netlink, bridge, ps};
 use crate::overlay::fastdp::datapath::Datapath;
 
 /// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
@@ -203,12 +203,7 @@ impl Daemon {
         let link = self.nl.link(&bridge).await?;
         self.nl.set_mtu(&link, bytes).await?;
         self.tables_stale = true;
-        let nl = self.nl.clone();
-        tokio::spawn(async move {
-            if let Err(error) = ps::set_guest_mtu(&nl, &bridge, bytes).await {
-                tracing::warn!("cannot set the MTU of all containers to {bytes}: {error}");
-            }
-        });
+        set_guest_mtu(&self.nl, &bridge, bytes);
         Ok(())
     }
 }
@@ -216,4 +211,14 @@ impl Daemon {
 /// Is this the host's end of a container's veth?
 fn is_port(name: &str) -> bool {
     name.starts_with(HOST_END) || name.starts_with(PLUGIN_END)
+}
+
+/// Gives the interfaces inside all attached containers this MTU, in bytes, without waiting for it.
+pub(super) fn set_guest_mtu(nl: &Netlink, bridge: &str, bytes: u32) {
+    let (nl, bridge) = (nl.clone(), bridge.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = ps::set_guest_mtu(&nl, &bridge, bytes).await {
+            tracing::warn!("cannot set the MTU of all containers to {bytes}: {error}");
+        }
+    });
 }

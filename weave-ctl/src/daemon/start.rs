@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -16,13 +17,14 @@ use super::connections::{self, Secrecy};
 use super::core::{Daemon, Ending, OurChannels, Parts, unix_now};
 use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
+use super::host;
 use super::mtu::Mtu;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
 use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
-use crate::ipam::allocator::{self, Allocator};
+use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
@@ -30,8 +32,8 @@ use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, reconcile, transport};
 use crate::net::Netlink;
 use crate::net::bridge;
-use crate::store::Store;
-use crate::{docker, identity};
+use crate::store::{Store, Stored};
+use crate::{docker, identity, legacy};
 
 /// Runs the daemon in the foreground until SIGINT or SIGTERM, or until SIGUSR1, after which the
 /// kernel goes on with all traffic.
@@ -93,7 +95,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     let store = Store::open(options.paths.data_dir.join(STORE))?;
     let nl = Netlink::current().await?;
     let existing = nl.find_link(&options.bridge).await?;
-    let saved = store.load()?;
+    let mut saved = store.load()?;
+    let first_launch = saved.identity.is_none();
     let root = Path::new("/");
     let sources = identity::Sources {
         given: options.name,
@@ -104,7 +107,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     let name = identity::peer_name(&sources, &mut rand::rng())?;
     let now = u64::try_from(unix_now()).unwrap_or_default();
-    let mut identity = identity::settled(saved.identity, name, now, &mut rand::rng());
+    let mut identity = identity::settled(saved.identity.take(), name, now, &mut rand::rng());
     let nickname = options.nickname.clone();
     tracing::info!("Our name is {name}({nickname})");
     if let Some(why) = &identity.renamed {
@@ -113,6 +116,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     match options.password {
         Some(_) => tracing::info!("Communication between peers via untrusted networks is encrypted."),
         None => tracing::info!("Communication between peers is unencrypted."),
+    }
+
+    if first_launch {
+        take_over(&mut saved, &store, &options.paths.data_dir, name)?;
     }
 
     // The short ID we had before: our kernel and other peers may still be using it.
@@ -152,6 +159,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         }
     };
     tracing::info!("Bridge type is {}", overlays.bridge_type());
+    if existing.is_some_and(|link| link.mtu != mtu.bytes) {
+        // Attached by a Weave Net, or by us with another MTU.
+        host::set_guest_mtu(&nl, &options.bridge, mtu.bytes);
+    }
 
     let ours = Arc::new(Mutex::new(features(name, &nickname, short_id, &mtu, &overlays)));
     let uid = ours.lock().map(|f| f.uid).unwrap_or_default();
@@ -225,15 +236,18 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         ending.ok().and_then(|ending| *ending).unwrap_or(Ending::Stop)
     }));
     let texts = resolved.into_iter().map(|peer| peer.text).collect();
-    handle
-        .connect(texts, true)
-        .await
-        .context("cannot set the initial peers")?;
+    let mut running = running;
+    if let Err(error) = handle.connect(texts, true).await {
+        // If the daemon has ended, it knows why.
+        if let Ok(ended) = tokio::time::timeout(Duration::from_secs(1), &mut running).await {
+            ended.context("the daemon's loop has failed")??;
+        }
+        return Err(error).context("cannot set the initial peers");
+    }
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let mut running = running;
     let ended = tokio::select! {
         ended = &mut running => Err(ended),
         ending = signals.next() => Ok(ending),
@@ -260,6 +274,29 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     }
     tracing::info!("*** exiting");
     result.context("the daemon's loop has failed")?
+}
+
+/// At our first launch on a host: what a Weave Net that ran here before has kept. Our name is saved after this, so
+/// that it is done again if we die in between.
+fn take_over(saved: &mut Stored, store: &Store, data_dir: &Path, name: PeerName) -> anyhow::Result<()> {
+    let Some((path, found)) = legacy::find(data_dir, name)? else {
+        return Ok(());
+    };
+    tracing::info!(
+        "Weave Net was here: taking over its address ring, {} addresses and its peers from {}",
+        found.addresses(),
+        path.display()
+    );
+    if let Some(ipam) = found.ipam {
+        store.save_ipam(&Changes::all(ipam.clone()))?;
+        saved.ipam = Some(ipam);
+    }
+    store.save_direct_peers(&found.direct_peers)?;
+    saved.direct_peers = Some(found.direct_peers);
+    for (flag, value) in found.flags {
+        store.set_flag(&flag, &value)?;
+    }
+    Ok(())
 }
 
 /// Addresses of containers are given back when Docker says that they are gone.

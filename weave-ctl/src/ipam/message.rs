@@ -321,7 +321,8 @@ fn names_of(values: &[Value<'_>], field: &'static str) -> Result<Vec<PeerName>, 
     values.iter().map(name).collect()
 }
 
-fn ring_of(value: &Value<'_>) -> Result<Ring, MessageError> {
+/// The ring as the original encodes it, in messages and in its file. Its invariants are not checked here.
+pub(crate) fn ring_of(value: &Value<'_>) -> Result<Ring, MessageError> {
     let name = |value: &Value<'_>| {
         let name = PeerName::from_u64(value.uint("Peer")?);
         name.ok_or(MessageError::OutOfRange("Peer"))
