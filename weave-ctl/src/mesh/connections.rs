@@ -137,13 +137,28 @@ impl Mesh {
             }
         }
         let limit = self.config.conn_limit;
-        if limit > 0 && self.conns.len() >= limit && !self.make_room(call, theirs) {
-            return Err(Refusal::Limit(limit));
+        if limit > 0 && self.conns.len() >= limit {
+            let Some(conn) = self.dispensable(theirs.name) else {
+                return Err(Refusal::Limit(limit));
+            };
+            self.close(call, conn, Refusal::Limit(limit).to_string());
         }
         if self.peers.get(theirs.name).is_none() && self.peers.is_full() {
             return Err(Refusal::PeerLimit);
         }
         Ok(())
+    }
+
+    /// The connection to give up for a peer that nobody leads to: those who know each other must not shut out
+    /// one that knows only us. It is the one that is missed least, as its remote has the most others.
+    fn dispensable(&self, stranger: PeerName) -> Option<ConnId> {
+        if self.routes.next_hop(stranger, Edges::All).is_some() {
+            return None;
+        }
+        let others = |c: &Connection| self.peers.get(c.remote).map_or(0, |p| p.connections.len());
+        let candidates = self.conns.iter().map(|(conn, c)| (others(c), *conn));
+        let (links, conn) = candidates.max()?;
+        (links > 2).then_some(conn)
     }
 
     /// Does the remote have the name of a neighbour that is alive? What an earlier process of the same peer
@@ -427,16 +442,35 @@ impl Mesh {
                 remote: c.remote,
             })
             .collect();
-        let discovered = if self.config.discovery {
+        let discovered = if self.config.discovery && self.targets.room(links.len()) > 0 {
             self.discovered()
         } else {
             BTreeSet::new()
         };
-        let urgent = self.urgent();
-        self.targets.urgent = urgent;
         let dial = self.targets.refresh(now, &links, discovered, &mut self.rng);
         self.out
             .extend(dial.into_iter().map(|target| Output::Dial { target }));
+    }
+
+    /// Addresses of peers that others are connected to, and we are not (wire.md 5.1).
+    fn discovered(&self) -> BTreeSet<SocketAddr> {
+        let own = self.config.name;
+        if self.by_remote.len() + 1 >= self.peers.len() {
+            return BTreeSet::new();
+        }
+        let strangers: BTreeSet<PeerName> = self
+            .peers
+            .iter()
+            .map(|p| p.name)
+            .filter(|n| *n != own && !self.by_remote.contains_key(n))
+            .collect();
+        self.peers
+            .iter()
+            .filter(|p| p.name != own)
+            .flat_map(|p| &p.connections)
+            .filter(|l| strangers.contains(&l.name))
+            .filter_map(|l| targets::discovered(&l.remote_addr, l.outbound, self.config.port))
+            .collect()
     }
 
     pub(super) fn connection_with(&self, remote: PeerName) -> Option<(ConnId, &Connection)> {

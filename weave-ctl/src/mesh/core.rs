@@ -82,8 +82,6 @@ pub struct Mesh {
     pub(super) delivered_by: Option<ConnId>,
     /// Records that we have asked for.
     pub(super) asks: Asks,
-    /// When a connection was ended to make room.
-    pub(super) made_room: Option<Now>,
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
@@ -129,7 +127,6 @@ impl Mesh {
             waiting_bytes: 0,
             delivered_by: None,
             asks: Asks::default(),
-            made_room: None,
             doomed: Vec::new(),
             out: Vec::new(),
             contest: Contest::default(),

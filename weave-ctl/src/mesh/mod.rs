@@ -22,7 +22,6 @@ pub mod name;
 pub mod peers;
 pub mod queue;
 pub mod reconcile;
-mod room;
 pub mod routes;
 mod sending;
 pub mod short_ids;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
+use rand::seq::IteratorRandom;
 
 use super::Now;
 use super::name::PeerName;
@@ -112,8 +112,6 @@ pub struct Targets {
     limit: usize,
     direct: Vec<ResolvedPeer>,
     targets: BTreeMap<SocketAddr, Target>,
-    /// Direct peers to be dialled even when the limit is reached.
-    pub(super) urgent: BTreeSet<SocketAddr>,
 }
 
 impl Targets {
@@ -125,7 +123,6 @@ impl Targets {
             limit,
             direct: Vec::new(),
             targets: BTreeMap::new(),
-            urgent: BTreeSet::new(),
         }
     }
 
@@ -149,12 +146,6 @@ impl Targets {
     #[must_use]
     pub fn is_direct(&self, addr: SocketAddr) -> bool {
         self.direct.iter().any(|d| self.address(d) == addr)
-    }
-
-    /// Direct peers with who answered there last.
-    pub(super) fn direct_answered(&self) -> impl Iterator<Item = (SocketAddr, PeerName)> {
-        let direct = self.direct.iter().map(|d| self.address(d));
-        direct.filter_map(|addr| Some((addr, self.targets.get(&addr)?.answered?)))
     }
 
     /// All targets.
@@ -233,7 +224,9 @@ impl Targets {
         rng: &mut SmallRng,
     ) -> Vec<SocketAddr> {
         let connected: BTreeSet<SocketAddr> = links.iter().map(|l| l.addr).collect();
-        let mut valid = discovered;
+        // Room is kept for those that know nobody else: all that know each other must not be full.
+        let room = self.room(links.len());
+        let mut valid = if room > 0 { discovered } else { BTreeSet::new() };
         let mut direct = BTreeSet::new();
         for peer in &self.direct {
             let addr = self.address(peer);
@@ -249,16 +242,25 @@ impl Targets {
                 self.targets.insert(*addr, Target::new(now));
             }
         }
-        let attempts = self
-            .targets
-            .values()
-            .filter(|t| t.state == State::Attempting)
-            .count();
-        let most = match self.limit {
-            0 => MAX_ATTEMPTS,
-            limit => MAX_ATTEMPTS.min(dial_limit(limit).saturating_sub(links.len())),
+        let due = |t: &Target| {
+            matches!(t.state, State::Waiting | State::Suspended) && t.try_at.is_some_and(|at| at <= now)
         };
-        let (mut dial, mut due) = (Vec::new(), Vec::new());
+        let attempts = self.targets.values().filter(|t| t.state == State::Attempting);
+        // As many as we dial dial us.
+        let most = MAX_ATTEMPTS
+            .min(room.div_ceil(2))
+            .saturating_sub(attempts.count());
+        let others = self
+            .targets
+            .iter()
+            .filter(|(addr, t)| due(t) && valid.contains(addr) && !direct.contains(addr));
+        // Not the first ones: everybody would dial the same.
+        let chosen: BTreeSet<SocketAddr> = others
+            .map(|(addr, _)| *addr)
+            .sample(rng, most)
+            .into_iter()
+            .collect();
+        let mut dial = Vec::new();
         self.targets.retain(|addr, target| {
             if !matches!(target.state, State::Waiting | State::Suspended) {
                 return true;
@@ -268,12 +270,12 @@ impl Targets {
                 return direct.contains(addr);
             }
             target.state = State::Waiting;
-            if target.try_at.is_some_and(|at| at <= now) {
-                if self.limit > 0 && links.len() >= self.limit && !self.urgent.contains(addr) {
+            if due(target) {
+                if self.limit > 0 && links.len() >= self.limit {
                     target.error = Some(limit_reached(self.limit));
                     target.later(now, rng);
-                } else if !direct.contains(addr) {
-                    due.push(*addr);
+                } else if !chosen.contains(addr) && !direct.contains(addr) {
+                    target.try_at = Some(now + FIRST_INTERVAL);
                 } else {
                     target.state = State::Attempting;
                     dial.push(*addr);
@@ -281,23 +283,16 @@ impl Targets {
             }
             true
         });
-        let room = most.saturating_sub(attempts);
-        if due.len() > room {
-            // Not everybody the same ones.
-            due.shuffle(rng);
-        }
-        for (index, addr) in due.into_iter().enumerate() {
-            if let Some(target) = self.targets.get_mut(&addr) {
-                if index < room {
-                    target.state = State::Attempting;
-                    dial.push(addr);
-                } else {
-                    target.try_at = Some(now + FIRST_INTERVAL);
-                }
-            }
-        }
-        dial.sort_unstable();
         dial
+    }
+
+    /// To how many discovered addresses we would like to have connections, besides the present ones.
+    #[must_use]
+    pub fn room(&self, links: usize) -> usize {
+        match self.limit {
+            0 => 2 * MAX_ATTEMPTS,
+            limit => (limit - limit.div_ceil(4)).saturating_sub(links),
+        }
     }
 
     /// When [`Self::refresh`] has to be called at the latest, if nothing else happens.
@@ -329,12 +324,6 @@ impl Targets {
             .iter()
             .any(|l| !l.outbound && l.addr.ip() == addr.ip() && same_peer(l))
     }
-}
-
-/// Discovered peers are dialled up to here: a quarter of the limit is for those who come to us.
-#[must_use]
-pub fn dial_limit(limit: usize) -> usize {
-    limit - limit / 4
 }
 
 /// Text of wire.md 2.8.
