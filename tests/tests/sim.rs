@@ -2,22 +2,14 @@
 
 use weave_tests::sim::{Options, run};
 
-fn short(seed: u64) -> Options {
-    Options {
-        conn_limit: 0,
-        originals: [0, 20, 50, 100][seed as usize % 4],
-        ..Options::new(seed, 10 + (seed as usize * 7) % 11)
-    }
-}
-
 #[test]
 fn everything_is_agreed_upon_in_the_end() {
     for seed in 0..20 {
-        println!("{}", run(&short(seed)));
+        println!("{}", run(&Options::small(seed)));
     }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    assert_eq!(run(&short(1)), run(&short(1)));
+    assert_eq!(run(&Options::small(1)), run(&Options::small(1)));
 }

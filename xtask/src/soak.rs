@@ -1,10 +1,11 @@
-//! `cargo xtask soak`: sleeve on a bad network, and a cluster in disorder, each for a while.
+//! `cargo xtask soak`: sleeve on a bad network, clusters in disorder, simulated and real, each for a while.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow, ensure};
 use weave_tests::chaos::Chaos;
 use weave_tests::lab::Plan;
+use weave_tests::sim;
 use weave_tests::soak::Soak;
 
 use crate::released::build_and_rerun;
@@ -34,6 +35,8 @@ enum Part {
     Sleeve,
     /// Daemons are killed, links cut, hosts come and go
     Chaos,
+    /// Simulated clusters, seed after seed
+    Sim,
 }
 
 /// The parts one after the other, also after one has failed.
@@ -63,17 +66,23 @@ pub fn run(args: &Args) -> Result<()> {
     if wanted(Part::Chaos) {
         chaos(args)?;
     }
+    if wanted(Part::Sim) {
+        heading(&format!("Simulated clusters for {minutes} minutes"));
+        let time = Duration::from_secs_f64(minutes * 60.0);
+        println!("{}", sim::soak(time, seed_of_the_day())?);
+    }
     sleeve
 }
 
+fn seed_of_the_day() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() % 1_000_000)
+}
+
 fn chaos(args: &Args) -> Result<()> {
-    let of_the_day = || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs() % 1_000_000)
-    };
     let Args { minutes, hosts, .. } = args;
-    let seed = args.chaos_seed.unwrap_or_else(of_the_day);
+    let seed = args.chaos_seed.unwrap_or_else(seed_of_the_day);
     heading(&format!(
         "Chaos for {minutes} minutes on {hosts} hosts, seed {seed}"
     ));

@@ -9,6 +9,7 @@ use weave_ctl::mesh::core::{Input, Introduction};
 use weave_ctl::mesh::handshake::Features;
 use weave_ctl::mesh::message::Message;
 use weave_ctl::mesh::name::PeerName;
+use weave_ctl::mesh::reconcile::{FEATURE, FEATURE_VALUE};
 use weave_ctl::mesh::{ConnId, Now};
 
 use super::world::Event;
@@ -150,7 +151,7 @@ impl<S: Site> World<S> {
         let mut extra = BTreeMap::new();
         // An original neither says it nor listens to it.
         if !self.nodes[end.node].original && !self.nodes[other.node].original {
-            extra.insert("Gossip".to_owned(), "reconcile".to_owned());
+            extra.insert(FEATURE.to_owned(), FEATURE_VALUE.to_owned());
         }
         Introduction {
             conn: conn_id(number, side),

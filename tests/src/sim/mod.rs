@@ -14,6 +14,7 @@ mod figures;
 mod link;
 mod options;
 mod peer;
+mod soak;
 pub mod toy;
 mod traffic;
 mod world;
@@ -30,6 +31,7 @@ pub use figures::{Figures, Phase};
 pub use link::Faults;
 pub use options::{Options, Scenario};
 pub use peer::Peer;
+pub use soak::soak;
 pub use traffic::{Kind, Sent, Traffic};
 pub use world::{Doom, Node, World};
 

@@ -41,6 +41,16 @@ impl Options {
             verbose: false,
         }
     }
+
+    /// A small cluster: its size, limit and share of originals follow from the seed.
+    #[must_use]
+    pub fn small(seed: u64) -> Self {
+        Self {
+            conn_limit: if seed % 4 == 3 { 8 } else { 0 },
+            originals: [0, 20, 50, 100].get(seed as usize % 4).copied().unwrap_or(0),
+            ..Self::new(seed, 10 + (seed as usize * 7) % 11)
+        }
+    }
 }
 
 impl fmt::Display for Options {

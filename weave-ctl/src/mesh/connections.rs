@@ -135,12 +135,27 @@ impl Mesh {
         }
         let limit = self.config.conn_limit;
         if limit > 0 && self.conns.len() >= limit {
-            return Err(Refusal::Limit(limit));
+            let Some(conn) = self.dispensable(theirs.name) else {
+                return Err(Refusal::Limit(limit));
+            };
+            self.close(call, conn, Refusal::Limit(limit).to_string());
         }
         if self.peers.get(theirs.name).is_none() && self.peers.is_full() {
             return Err(Refusal::PeerLimit);
         }
         Ok(())
+    }
+
+    /// The connection to give up for a peer that nobody leads to: those who know each other must not shut out
+    /// one that knows only us. It is the one that is missed least, as its remote has the most others.
+    fn dispensable(&self, stranger: PeerName) -> Option<ConnId> {
+        if self.routes.next_hop(stranger, Edges::All).is_some() {
+            return None;
+        }
+        let others = |c: &Connection| self.peers.get(c.remote).map_or(0, |p| p.connections.len());
+        let candidates = self.conns.iter().map(|(conn, c)| (others(c), *conn));
+        let (links, conn) = candidates.max()?;
+        (links > 2).then_some(conn)
     }
 
     /// Does the remote have the name of a neighbour that is alive? What an earlier process of the same peer
@@ -424,7 +439,7 @@ impl Mesh {
                 remote: c.remote,
             })
             .collect();
-        let discovered = if self.config.discovery {
+        let discovered = if self.config.discovery && self.targets.room(links.len()) > 0 {
             self.discovered()
         } else {
             BTreeSet::new()

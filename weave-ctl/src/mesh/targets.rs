@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
 
 use super::Now;
 use super::name::PeerName;
@@ -223,7 +224,9 @@ impl Targets {
         rng: &mut SmallRng,
     ) -> Vec<SocketAddr> {
         let connected: BTreeSet<SocketAddr> = links.iter().map(|l| l.addr).collect();
-        let mut valid = discovered;
+        // Room is kept for those that know nobody else: all that know each other must not be full.
+        let room = self.room(links.len());
+        let mut valid = if room > 0 { discovered } else { BTreeSet::new() };
         let mut direct = BTreeSet::new();
         for peer in &self.direct {
             let addr = self.address(peer);
@@ -239,11 +242,24 @@ impl Targets {
                 self.targets.insert(*addr, Target::new(now));
             }
         }
-        let mut attempts = self
+        let due = |t: &Target| {
+            matches!(t.state, State::Waiting | State::Suspended) && t.try_at.is_some_and(|at| at <= now)
+        };
+        let attempts = self.targets.values().filter(|t| t.state == State::Attempting);
+        // As many as we dial dial us.
+        let most = MAX_ATTEMPTS
+            .min(room.div_ceil(2))
+            .saturating_sub(attempts.count());
+        let others = self
             .targets
-            .values()
-            .filter(|t| t.state == State::Attempting)
-            .count();
+            .iter()
+            .filter(|(addr, t)| due(t) && valid.contains(addr) && !direct.contains(addr));
+        // Not the first ones: everybody would dial the same.
+        let chosen: BTreeSet<SocketAddr> = others
+            .map(|(addr, _)| *addr)
+            .sample(rng, most)
+            .into_iter()
+            .collect();
         let mut dial = Vec::new();
         self.targets.retain(|addr, target| {
             if !matches!(target.state, State::Waiting | State::Suspended) {
@@ -254,14 +270,13 @@ impl Targets {
                 return direct.contains(addr);
             }
             target.state = State::Waiting;
-            if target.try_at.is_some_and(|at| at <= now) {
+            if due(target) {
                 if self.limit > 0 && links.len() >= self.limit {
                     target.error = Some(limit_reached(self.limit));
                     target.later(now, rng);
-                } else if attempts >= MAX_ATTEMPTS && !direct.contains(addr) {
+                } else if !chosen.contains(addr) && !direct.contains(addr) {
                     target.try_at = Some(now + FIRST_INTERVAL);
                 } else {
-                    attempts += 1;
                     target.state = State::Attempting;
                     dial.push(*addr);
                 }
@@ -269,6 +284,15 @@ impl Targets {
             true
         });
         dial
+    }
+
+    /// To how many discovered addresses we would like to have connections, besides the present ones.
+    #[must_use]
+    pub fn room(&self, links: usize) -> usize {
+        match self.limit {
+            0 => 2 * MAX_ATTEMPTS,
+            limit => (limit - limit.div_ceil(4)).saturating_sub(links),
+        }
     }
 
     /// When [`Self::refresh`] has to be called at the latest, if nothing else happens.
