@@ -54,14 +54,8 @@ enum Task {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
-    /// Sleeve on a bad network: fails if it leaks, loses its connection, or a byte
-    Soak {
-        /// For how long
-        #[arg(long, default_value_t = 10.0)]
-        minutes: f64,
-        #[arg(long, hide = true)]
-        built: bool,
-    },
+    /// Sleeve on a bad network, a cluster in disorder: fails if anything leaks, breaks, or gets lost
+    Soak(soak::Args),
     /// Many peers in one process on a bad virtual network: fails if they do not agree in the end
     Sim(sim::Args),
     /// Measure against the native path, the kernel's VXLAN and wireguard-go; table and target/bench.json
@@ -110,7 +104,7 @@ fn main() -> ExitCode {
         Task::Lab { task } => lab::run(task),
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
-        Task::Soak { minutes, built } => soak::run(minutes, built),
+        Task::Soak(args) => soak::run(&args),
         Task::Bench {
             instead: Some(BenchInstead::Control(arguments)),
             ..

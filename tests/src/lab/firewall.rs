@@ -131,6 +131,22 @@ impl Lab {
         Block::new(self, &[towards(a, b), towards(b, a)])
     }
 
+    /// Divides the hosts: those for which `side` is true, in their order, and the others see only
+    /// their own kind.
+    ///
+    /// # Errors
+    /// If nft fails.
+    pub fn partition(&self, side: &[bool]) -> Result<Block> {
+        let addresses = |wanted: bool| {
+            let hosts = self.hosts.iter().zip(side).filter(|(_, side)| **side == wanted);
+            let texts: Vec<String> = hosts.map(|(host, _)| host.address().to_string()).collect();
+            texts.join(", ")
+        };
+        let (one, other) = (addresses(true), addresses(false));
+        let rule = |from: &str, to: &str| format!("ip saddr {{ {from} }} ip daddr {{ {to} }}");
+        Block::new(self, &[rule(&one, &other), rule(&other, &one)])
+    }
+
     /// Drops UDP packets to `port` in one direction only.
     ///
     /// # Errors

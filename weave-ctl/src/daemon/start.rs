@@ -26,7 +26,7 @@ use crate::ipam::allocator::{self, Allocator};
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
-use crate::mesh::{Now, transport};
+use crate::mesh::{Now, reconcile, transport};
 use crate::net::Netlink;
 use crate::net::bridge;
 use crate::store::Store;
@@ -315,6 +315,7 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu, overla
         trusted: false,
         overlays: Some(overlays.offer()),
         extra: BTreeMap::from([
+            (reconcile::FEATURE.to_owned(), reconcile::FEATURE_VALUE.to_owned()),
             (FEATURE_MTU.to_owned(), mtu.bytes.to_string()),
             (FEATURE_PACE.to_owned(), PACE_QUICK.to_owned()),
             (

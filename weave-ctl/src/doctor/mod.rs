@@ -12,6 +12,8 @@ mod names;
 mod overlays;
 mod ring;
 mod space;
+#[cfg(test)]
+mod tests;
 pub mod text;
 mod topology;
 mod versions;

@@ -60,17 +60,22 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
             "" => "another peer",
             nick => nick,
         };
-        let what = format!(
-            "{nick} at {} uses our peer name {} (seen {} ago){}",
-            collision.address,
-            collision.name,
-            seconds(collision.seconds_ago),
-            match collision.outcome.as_str() {
-                "" => String::new(),
-                outcome => format!(": {outcome}"),
-            }
+        let at = match collision.address.as_str() {
+            "" => String::new(),
+            address => format!(" at {address}"),
+        };
+        let mut what = format!(
+            "{nick}{at} had the same peer name as this host {} ago",
+            seconds(collision.seconds_ago)
         );
-        found.push(collided(what));
+        if !collision.outcome.is_empty() {
+            what.push_str(&format!(": {}", collision.outcome));
+        }
+        found.push(match collision.outcome.contains("by itself") {
+            true => Finding::note("name-collision", what)
+                .why("such hosts are clones of one another; nothing is left to do"),
+            false => collided(what),
+        });
     }
     for connection in &router.connections {
         let Some(attempt) = &connection.attempt else {

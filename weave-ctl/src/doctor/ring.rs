@@ -1,5 +1,6 @@
 //! The address ring: conflicts, owners that are gone, votes that do not come about.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, Fix, View, list, seconds};
@@ -30,15 +31,19 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
     found
 }
 
+/// A range cannot be adopted: the two sides were launched differently.
+fn is_about_range(conflict: &IpamConflict) -> bool {
+    conflict.text.contains("IP allocation ranges")
+}
+
 fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
-    let told: BTreeSet<&str> = ipam.conflicts.iter().map(|c| c.peer.as_str()).collect();
     let adopt = whom_to_adopt(view, ipam);
     for conflict in &ipam.conflicts {
         let nick = match conflict.nickname.as_str() {
             "" => view.names.of(&conflict.peer),
             nick => nick.to_owned(),
         };
-        let mut finding = Finding::problem(
+        let finding = Finding::problem(
             "ring-conflict",
             format!(
                 "with {nick} for {}: {}",
@@ -46,11 +51,9 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
                 conflict.text
             ),
         )
-        .why("the two sides allocate from one range without knowing of each other: addresses may be doubled");
-        if !conflict.remedy.is_empty() {
-            finding = finding.run(conflict.remedy.clone());
-        }
-        finding = match adopt {
+        .why("the two sides allocate without knowing of each other: addresses may be given out twice");
+        found.push(match adopt {
+            _ if is_about_range(conflict) => finding.run(conflict.remedy.clone()),
             Some(peer) if peer == conflict.peer => {
                 let peer = peer.to_owned();
                 finding
@@ -59,10 +62,13 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
             }
             // One repair mends all conflicts of a host.
             Some(_) => finding,
+            None if view.is_original(&conflict.peer) => finding.run(format!(
+                "on {nick}, which runs Weave Net 2: weave reset, then launch it again"
+            )),
             None => finding.run(format!("weave-ctl doctor --fix, on {nick}")),
-        };
-        found.push(finding);
+        });
     }
+    let told: BTreeSet<&str> = ipam.conflicts.iter().map(|c| c.peer.as_str()).collect();
     for connection in &view.report.router.connections {
         let Some(attempt) = &connection.attempt else {
             continue;
@@ -84,30 +90,40 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
     }
 }
 
-/// The side with fewer peers gives way; in a tie, the peer with the higher name. An original cannot
-/// give way by a command, so we do.
-fn whom_to_adopt<'a>(view: &View<'_>, ipam: &'a Ipam) -> Option<&'a str> {
-    let against: BTreeSet<&str> = ipam.conflicts.iter().map(|c| c.peer.as_str()).collect();
-    let remotes = || {
-        view.report
+impl View<'_> {
+    /// Does this neighbour run the original program?
+    fn is_original(&self, peer: &str) -> bool {
+        let mut remotes = self
+            .report
             .router
             .connections
             .iter()
-            .filter_map(|c| c.remote.as_ref())
-    };
-    let with = remotes()
+            .filter_map(|c| c.remote.as_ref());
+        remotes.any(|remote| remote.name == peer && remote.implementation.is_none())
+    }
+}
+
+/// The side with fewer peers gives way; in a tie the one that can, or else the one with the higher name: an
+/// original has no command for it.
+fn whom_to_adopt<'a>(view: &View<'_>, ipam: &'a Ipam) -> Option<&'a str> {
+    let rings = ipam.conflicts.iter().filter(|conflict| !is_about_range(conflict));
+    let against: BTreeSet<&str> = rings.map(|conflict| conflict.peer.as_str()).collect();
+    let first = *against.first()?;
+    let remotes = view
+        .report
+        .router
+        .connections
+        .iter()
+        .filter_map(|c| c.remote.as_ref());
+    let ours = 1 + remotes
         .filter(|remote| !against.contains(remote.name.as_str()))
         .count();
-    let is_original = |conflict: &&IpamConflict| {
-        remotes().any(|remote| remote.name == conflict.peer && remote.implementation.is_none())
+    let we_yield = match against.len().cmp(&ours) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal => view.is_original(first) || view.report.router.name.as_str() > first,
     };
-    let first = ipam.conflicts.iter().min_by(|a, b| a.peer.cmp(&b.peer))?;
-    if let Some(original) = ipam.conflicts.iter().find(is_original) {
-        return Some(&original.peer);
-    }
-    let ours = with + 1;
-    let we_yield = against.len() > ours || (against.len() == ours && view.report.router.name > first.peer);
-    we_yield.then_some(first.peer.as_str())
+    we_yield.then_some(first)
 }
 
 fn owners(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {

@@ -19,6 +19,7 @@ use super::owned::Owned;
 use super::paxos::{NodeId, Paxos, Voter};
 use super::persist::Saved;
 pub use super::persist::{Changes, Persisted};
+use super::reconcile::Announced;
 use super::ring::Ring;
 use super::space::Space;
 use crate::mesh::Now;
@@ -67,6 +68,7 @@ pub struct Allocator {
     pub(super) stopping: bool,
     /// We have given everything away.
     pub(super) departed: bool,
+    pub(super) announced: Announced,
     /// Some record is about an address that the ring says is not ours.
     stray: bool,
     saved: Saved,
@@ -90,6 +92,7 @@ impl Allocator {
             rng: SmallRng::seed_from_u64(config.seed),
             stopping: false,
             departed: false,
+            announced: Announced::default(),
             stray: false,
             saved: Saved::default(),
             config,

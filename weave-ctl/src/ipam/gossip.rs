@@ -12,6 +12,7 @@ use super::paxos::Nodes;
 use super::ring::{MAX_ENTRIES, Ring, RingError};
 use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected};
 use crate::mesh::name::PeerName;
+use crate::mesh::reconcile::Reconcile;
 
 /// Queued gossip: encoded from the allocator's state when it is sent.
 struct CurrentState;
@@ -71,7 +72,7 @@ impl Allocator {
         Ok(())
     }
 
-    fn on_ring(&mut self, out: &mut dyn Outlet, theirs: &Ring) -> Result<(), Rejected> {
+    pub(super) fn on_ring(&mut self, out: &mut dyn Outlet, theirs: &Ring) -> Result<(), Rejected> {
         let space = &self.space;
         let in_use = |range: Range| space.count_free(range) != range.size();
         match self.ring.merge(theirs, in_use) {
@@ -160,7 +161,7 @@ impl Allocator {
         self.space.donate(range)
     }
 
-    fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {
+    pub(super) fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {
         for (name, nickname) in received {
             let room = self.nicknames.len() < MAX_NICKNAMES || self.nicknames.contains_key(&name);
             if name != self.config.name && room && nickname.len() <= MAX_NICKNAME {
@@ -226,6 +227,11 @@ impl Channel for Allocator {
 
     fn encode(&mut self, unix_now: i64, _: &GossipData) -> Vec<u8> {
         self.state().encode(unix_now)
+    }
+
+    fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
+        // Until there is a ring there is nothing to compare; what is in the way of a vote is small.
+        (!self.ring.is_empty()).then_some(self)
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {

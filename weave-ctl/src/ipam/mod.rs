@@ -13,6 +13,7 @@ pub mod operations;
 pub mod owned;
 pub mod paxos;
 pub mod persist;
+mod reconcile;
 pub mod ring;
 #[cfg(test)]
 mod ring_tests;

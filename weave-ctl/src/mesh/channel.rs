@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Now;
 use super::name::PeerName;
+use super::reconcile::Reconcile;
 
 /// Data a channel has handed to the mesh to be sent. It may wait in a slot and be merged with
 /// later data before [`Channel::encode`] turns it into bytes (wire.md 4.5). Shared, as the same item waits for
@@ -65,6 +66,11 @@ pub trait Channel {
     fn merge(&self, old: GossipData, new: GossipData) -> GossipData;
     /// Bytes of a queued item, at the moment it is sent (`unix_now` in seconds).
     fn encode(&mut self, unix_now: i64, data: &GossipData) -> Vec<u8>;
+    /// How this channel's state reaches new peers record by record; `None` if it cannot, or not now: they get
+    /// what originals get.
+    fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
+        None
+    }
     /// The topology has dropped this peer (wire.md 4.2.6).
     fn on_peer_gone(&mut self, out: &mut dyn Outlet, peer: PeerName);
 }

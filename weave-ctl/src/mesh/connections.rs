@@ -11,6 +11,8 @@ use super::message::Message;
 use super::name::PeerName;
 use super::peers::MAX_PEERS;
 use super::queue::{Item, Queue, Slot};
+use super::reconcile::work::{Depth, Work};
+use super::reconcile::{FEATURE, FEATURE_VALUE};
 use super::routes::Edges;
 use super::summary::{ConnectionSummary, PeerSummary};
 use super::targets::{self, Ending, Link};
@@ -29,6 +31,8 @@ pub(super) struct Connection {
     pub(super) dialled: Option<SocketAddr>,
     pub(super) uid: u64,
     pub(super) established: bool,
+    /// We exchange records with it, not full states.
+    pub(super) reconciles: bool,
     pub(super) heartbeat_at: Now,
     pub(super) queue: Queue,
 }
@@ -237,6 +241,7 @@ impl Mesh {
         let restarted = self.peers.get(remote).is_some_and(|p| p.uid != features.uid);
         let unreached = self.routes.next_hop(remote, Edges::Established).is_none();
         let uid = our_conn_id ^ features.conn_id;
+        let reconciles = features.extra.get(FEATURE).is_some_and(|f| f == FEATURE_VALUE);
         self.conns.insert(
             conn,
             Connection {
@@ -249,6 +254,7 @@ impl Mesh {
                 dialled,
                 uid,
                 established: false,
+                reconciles,
                 heartbeat_at: call.now + HEARTBEAT,
                 queue: Queue::default(),
             },
@@ -270,7 +276,9 @@ impl Mesh {
             outbound,
             remote_addr,
         });
-        if restarted || unreached {
+        if reconciles {
+            self.begin_reconciling(call, conn, outbound);
+        } else if restarted || unreached {
             self.send_full_state(call, conn);
         }
         self.topology_changed(call.now);
@@ -280,13 +288,39 @@ impl Mesh {
     /// Everything we know, to a neighbour that may know nothing (wire.md 2.10).
     fn send_full_state(&mut self, call: &mut Call<'_>, conn: ConnId) {
         self.put(call, conn, (TOPOLOGY.into(), Slot::Gossip), Item::AllPeers);
+        self.send_full_channels(call, conn);
+    }
+
+    fn send_full_channels(&mut self, call: &mut Call<'_>, conn: ConnId) {
         for name in call.channels.names() {
-            let state = self
-                .with_channel(call, name, |channel, outlet| channel.full_state(outlet))
-                .flatten();
-            if let Some(data) = state {
+            if let Some(data) = self.full_state(call, name) {
                 self.put(call, conn, (Arc::from(name), Slot::Gossip), Item::Data(data));
             }
+        }
+    }
+
+    /// A neighbour that reconciles gets digests at once. That of the topology comes from one end only, as it leads
+    /// to an exchange in both directions.
+    fn begin_reconciling(&mut self, call: &mut Call<'_>, conn: ConnId, outbound: bool) {
+        if outbound {
+            let digest = Some(Depth::Long);
+            self.add_work(
+                conn,
+                &TOPOLOGY.into(),
+                Work {
+                    digest,
+                    ..Work::default()
+                },
+            );
+        }
+        self.send_full_channels(call, conn);
+    }
+
+    /// A neighbour cannot reconcile with us on this channel and has asked for everything.
+    pub(super) fn send_full(&mut self, call: &mut Call<'_>, conn: ConnId, channel: &Arc<str>) {
+        if let Some(data) = self.full_state(call, channel) {
+            let key = (Arc::clone(channel), Slot::Gossip);
+            self.put_item(conn, key, Item::Data(data), call.channels.get(channel));
         }
     }
 

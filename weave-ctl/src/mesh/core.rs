@@ -20,6 +20,7 @@ use super::message::Message;
 use super::name::PeerName;
 use super::peers::Peers;
 use super::queue::Item;
+use super::reconcile::exchange::Asks;
 use super::routes::Routes;
 use super::short_ids::Effect;
 use super::summary::PeerSummary;
@@ -73,6 +74,8 @@ pub struct Mesh {
     /// To be passed on once the routes are up to date.
     pub(super) waiting: BTreeMap<(Arc<str>, Relay), Item>,
     pub(super) waiting_bytes: usize,
+    /// Records that we have asked for.
+    pub(super) asks: Asks,
     /// To be closed at the end of the call.
     pub(super) doomed: Vec<(ConnId, String)>,
     pub(super) out: Vec<Output>,
@@ -116,6 +119,7 @@ impl Mesh {
             update: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            asks: Asks::default(),
             doomed: Vec::new(),
             out: Vec::new(),
             contest: Contest::default(),
@@ -193,6 +197,7 @@ impl Mesh {
             self.timers.garbage,
             self.timers.routes,
             self.timers.dial,
+            self.asks.check,
         ];
         let heartbeat = self.conns.values().map(|c| c.heartbeat_at).min();
         let others = [Some(self.timers.gossip), heartbeat, self.targets.next_try()];
@@ -200,7 +205,8 @@ impl Mesh {
     }
 
     fn run_timers(&mut self, call: &mut Call<'_>) {
-        let due = |timer: &mut Option<Now>| timer.take_if(|at| *at <= call.now).is_some();
+        let now = call.now;
+        let due = |timer: &mut Option<Now>| timer.take_if(|at| *at <= now).is_some();
         let (routes, garbage) = (due(&mut self.timers.routes), due(&mut self.timers.garbage));
         let (update, dial) = (due(&mut self.timers.update), due(&mut self.timers.dial));
         if routes {
@@ -215,6 +221,9 @@ impl Mesh {
         if call.now >= self.timers.gossip {
             self.timers.gossip = call.now + GOSSIP_INTERVAL;
             self.gossip_everything(call);
+        }
+        if due(&mut self.asks.check) {
+            self.check_asks(call);
         }
         self.send_heartbeats(call.now);
         if dial || self.targets.next_try().is_some_and(|at| at <= call.now) {

@@ -276,6 +276,7 @@ fn show(message: &Message) -> String {
             String::from_utf8_lossy(&envelope.payload)
         ),
         Message::OverlayControl { index, tag, data } => format!("control {index} {tag} {data:?}"),
+        Message::Reconcile(payload) => format!("reconcile {payload:?}"),
         Message::NameTaken(holder) => format!("name taken by {}", holder.nickname),
     }
 }

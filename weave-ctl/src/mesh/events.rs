@@ -6,6 +6,7 @@ use super::ConnId;
 use super::handshake::Features;
 use super::message::Message;
 use super::name::{PeerName, ShortId};
+use super::reconcile::wire::Body;
 use super::targets::ResolvedPeer;
 
 /// What a mesh is made with.
@@ -205,4 +206,43 @@ pub struct Counters {
     pub channels_refused: u64,
     /// Own messages larger than a frame may be.
     pub oversized: u64,
+    /// Messages of neighbours that reconcile which could not be read.
+    pub reconcile_skipped: u64,
+    /// Records that were not asked for, as too many have been.
+    pub asks_refused: u64,
+    /// State and changes sent as the originals do: gossip and broadcasts.
+    pub gossip_full: Sent,
+    /// Digests sent.
+    pub gossip_digests: Sent,
+    /// Lists of stamps, announcements and questions sent.
+    pub gossip_lists: Sent,
+    /// Single records sent.
+    pub gossip_records: Sent,
+}
+
+/// Messages of one kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Their number.
+    pub messages: u64,
+    /// Their payloads.
+    pub bytes: u64,
+}
+
+impl Sent {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, body: &Body, bytes: usize) {
+        let sent = match body {
+            Body::Digest { .. } => &mut self.gossip_digests,
+            Body::Records(_) => &mut self.gossip_records,
+            Body::List(_) | Body::Ask(_) | Body::Announce { .. } | Body::Full => &mut self.gossip_lists,
+        };
+        sent.add(bytes);
+    }
 }

@@ -9,9 +9,10 @@ use super::channel::{Channel, Channels, GossipData, Outlet, Rejected, UnicastErr
 use super::core::{Call, GARBAGE_DELAY, Mesh, Output};
 use super::message::{Envelope, Message};
 use super::name::PeerName;
+use super::peers::Applied;
 use super::queue::{Item, Slot};
 use super::routes::Edges;
-use super::summary::decode_topology_news;
+use super::summary::{PeerSummary, decode_topology_news};
 use super::{ConnId, Now};
 
 /// The channel that the mesh itself uses.
@@ -141,7 +142,8 @@ impl Mesh {
             let relay = Relay::Broadcast {
                 origin: self.config.name,
             };
-            self.relay(call, Arc::from(channel), relay, Item::Data(data));
+            let item = self.news(call, channel, data);
+            self.relay(call, Arc::from(channel), relay, item);
         }
     }
 
@@ -174,6 +176,10 @@ impl Mesh {
             Message::Gossip(envelope) => self.on_gossip(call, from, envelope),
             Message::Broadcast(envelope) => self.on_broadcast(call, envelope),
             Message::Unicast { to, envelope, raw } => self.on_unicast(call, conn, to, envelope, raw),
+            Message::Reconcile(payload) => {
+                self.on_reconcile(call, conn, &payload);
+                Ok(())
+            }
             Message::OverlayControl { index, tag, data } => {
                 self.out.push(Output::OverlayControlReceived {
                     conn,
@@ -202,7 +208,8 @@ impl Mesh {
         let heard = self.with_channel(call, &channel, |c, outlet| c.on_gossip(outlet, &payload));
         if let Some(heard) = heard {
             if let Some(data) = heard? {
-                self.relay(call, channel.into(), relay, Item::Data(data));
+                let item = self.news(call, &channel, data);
+                self.relay(call, channel.into(), relay, item);
             }
         } else if let Some(name) = self.surrogate(call.now, &channel)
             && let Some(payload) = self.surrogates.unseen(call.now, &name, &payload)
@@ -233,7 +240,8 @@ impl Mesh {
         });
         if let Some(heard) = heard {
             if let Some(data) = heard? {
-                self.relay(call, channel.into(), relay, Item::Data(data));
+                let item = self.news(call, &channel, data);
+                self.relay(call, channel.into(), relay, item);
             }
         } else if let Some(name) = self.surrogate(call.now, &channel) {
             self.relay(call, name, relay, Item::Relayed(VecDeque::from([payload.into()])));
@@ -315,22 +323,28 @@ impl Mesh {
         let mut skipped = 0;
         let update = decode_topology_news(payload, &mut skipped, |peer| self.peers.is_news(peer))
             .map_err(|e| Rejected(e.to_string()))?;
-        let applied = self.peers.apply(update);
         self.counters.topology_entries_skipped += skipped;
+        let applied = self.take_in(call.now, update);
+        Ok((applied.changed, applied.mentioned))
+    }
+
+    /// What others say of the topology becomes ours.
+    pub(super) fn take_in(&mut self, now: Now, update: Vec<PeerSummary>) -> Applied {
+        let applied = self.peers.apply(update);
         self.counters.topology_entries_refused += applied.refused as u64;
-        self.short_ids_changed(call.now, &applied.short_ids);
-        self.topology_heard(call.now);
+        self.short_ids_changed(now, &applied.short_ids);
+        self.topology_heard(now);
         if let Some(version) = applied.overtake {
             tracing::info!(version, "overtaking an earlier incarnation of ourselves");
             self.peers
                 .change_own(|own| own.version = own.version.max(version));
-            self.schedule_update(call.now, None);
+            self.schedule_update(now, None);
         }
-        self.timers.garbage.get_or_insert(call.now + GARBAGE_DELAY);
+        self.timers.garbage.get_or_insert(now + GARBAGE_DELAY);
         if !applied.changed.is_empty() {
-            self.topology_changed(call.now);
+            self.topology_changed(now);
         }
-        Ok((applied.changed, applied.mentioned))
+        applied
     }
 
     /// What we originate after local events (wire.md 4.2.4).
@@ -354,17 +368,19 @@ impl Mesh {
         };
         self.relay(call, TOPOLOGY.into(), relay, Item::AllPeers);
         for name in call.channels.names() {
-            let state = self
-                .with_channel(call, name, |channel, outlet| channel.full_state(outlet))
-                .flatten();
-            if let Some(data) = state {
+            if let Some(data) = self.full_state(call, name) {
                 self.relay(call, name.into(), relay, Item::Data(data));
             }
         }
     }
 
+    pub(super) fn full_state(&mut self, call: &mut Call<'_>, channel: &str) -> Option<GossipData> {
+        self.with_channel(call, channel, |channel, outlet| channel.full_state(outlet))
+            .flatten()
+    }
+
     /// Passes an item on, once the routes are up to date.
-    fn relay(&mut self, call: &mut Call<'_>, channel: Arc<str>, relay: Relay, item: Item) {
+    pub(super) fn relay(&mut self, call: &mut Call<'_>, channel: Arc<str>, relay: Relay, item: Item) {
         if self.timers.routes.is_none() {
             self.pass_on(call, &channel, relay, item);
             return;

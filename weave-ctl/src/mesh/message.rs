@@ -45,6 +45,8 @@ pub enum Message {
         /// Meaning depends on the tag.
         data: Vec<u8>,
     },
+    /// Tag 17, only between neighbours with the feature: see [`super::reconcile::wire`].
+    Reconcile(Vec<u8>),
     /// Tag 16, only to peers with the feature `Instance`: somebody else has your name.
     NameTaken(Box<Holder>),
 }
@@ -54,6 +56,7 @@ const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
 const OVERLAY_CONTROL: u8 = 7;
+const RECONCILE: u8 = 17;
 /// Ours; an original logs it and goes on.
 const NAME_TAKEN: u8 = 16;
 
@@ -94,6 +97,7 @@ impl Message {
                 }),
                 _ => None,
             }),
+            RECONCILE => Ok(Some(Self::Reconcile(payload.to_vec()))),
             NAME_TAKEN => Ok(Holder::decode(payload)?.map(|holder| Self::NameTaken(Box::new(holder)))),
             _ => Ok(None),
         }
@@ -115,6 +119,7 @@ impl Message {
             Self::OverlayControl { index, tag, data } => {
                 [&[OVERLAY_CONTROL, *index, *tag], data.as_slice()].concat()
             }
+            Self::Reconcile(payload) => [&[RECONCILE], payload.as_slice()].concat(),
             Self::NameTaken(holder) => [&[NAME_TAKEN], holder.encode().as_slice()].concat(),
         }
     }

@@ -20,6 +20,7 @@ pub mod message;
 pub mod name;
 pub mod peers;
 pub mod queue;
+pub mod reconcile;
 pub mod routes;
 mod sending;
 pub mod short_ids;

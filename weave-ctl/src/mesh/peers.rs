@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::name::PeerName;
+use super::reconcile::history::History;
 use super::short_ids::{Effect, ShortIds};
 use super::summary::{ConnectionSummary, PeerSummary};
 
@@ -37,6 +38,7 @@ pub struct Peers {
     table: BTreeMap<PeerName, PeerSummary>,
     links: usize,
     short_ids: ShortIds,
+    history: BTreeMap<PeerName, History>,
 }
 
 impl Peers {
@@ -50,6 +52,7 @@ impl Peers {
         let links = own.connections.len();
         Self {
             own: own.name,
+            history: BTreeMap::from([(own.name, History::new(&own))]),
             table: BTreeMap::from([(own.name, own)]),
             links,
             short_ids,
@@ -60,6 +63,12 @@ impl Peers {
     #[must_use]
     pub fn get(&self, name: PeerName) -> Option<&PeerSummary> {
         self.table.get(&name)
+    }
+
+    /// The latest changes of its record.
+    #[must_use]
+    pub fn history(&self, name: PeerName) -> Option<&History> {
+        self.history.get(&name)
     }
 
     /// All of them by name.
@@ -101,11 +110,14 @@ impl Peers {
     /// Changes our own entry and counts its version up (wire.md 1.5).
     pub fn change_own(&mut self, change: impl FnOnce(&mut PeerSummary)) {
         if let Some(own) = self.table.get_mut(&self.own) {
-            let before = own.connections.len();
+            let before = own.clone();
             change(own);
             own.connections.sort_by_key(|c| c.name);
             own.version = own.version.saturating_add(1);
-            self.links = self.links - before + own.connections.len();
+            self.links = self.links - before.connections.len() + own.connections.len();
+            if let Some(history) = self.history.get_mut(&self.own) {
+                history.changed(&before, own);
+            }
         }
     }
 
@@ -191,6 +203,11 @@ impl Peers {
         let links = std::mem::take(&mut summary.connections);
         summary.connections = self.admit_links(name, links, old_links, applied);
         self.links = self.links - old_links + summary.connections.len();
+        let history = self.history.entry(name);
+        match self.table.get(&name) {
+            Some(old) => history.or_default().changed(old, &summary),
+            None => *history.or_default() = History::new(&summary),
+        }
         self.table.insert(name, summary);
     }
 
@@ -255,6 +272,7 @@ impl Peers {
         let mut effects = Vec::new();
         for peer in &removed {
             self.links -= peer.connections.len();
+            self.history.remove(&peer.name);
             effects.extend(peer.short_id.map(|id| self.short_ids.release(id, peer.name)));
         }
         (removed, effects)

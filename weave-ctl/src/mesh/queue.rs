@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::channel::{Channel, GossipData};
 use super::message::MAX_BODY;
 use super::name::PeerName;
+use super::reconcile::work::Work;
 
 /// Messages queued in order at most; slots come on top.
 pub const MAX_MESSAGES: usize = 1024;
@@ -40,6 +41,8 @@ pub enum Slot {
     Gossip,
     /// Tag 6, by originator.
     Broadcast(PeerName),
+    /// Tag 17.
+    Reconcile,
 }
 
 /// Channel and slot.
@@ -54,6 +57,10 @@ pub enum Item {
     AllPeers,
     /// Of one of our channels.
     Data(GossipData),
+    /// The same, with the keys of what is new in it for neighbours that reconcile.
+    News(GossipData, BTreeSet<u64>),
+    /// For such a neighbour.
+    Work(Work),
     /// Of a channel that we relay: payloads as received.
     Relayed(VecDeque<Arc<[u8]>>),
 }
@@ -73,6 +80,11 @@ impl Item {
                 Item::Relayed(old)
             }
             (Item::Data(old), Item::Data(new), Some(channel)) => Item::Data(channel.merge(old, new)),
+            (Item::News(old, mut keys), Item::News(new, more), Some(channel)) => {
+                keys.extend(more);
+                Item::News(channel.merge(old, new), keys)
+            }
+            (Item::Work(old), Item::Work(new), _) => Item::Work(old.merge(new)),
             (_, new, _) => new,
         }
     }
@@ -226,7 +238,7 @@ mod tests {
                 Next::Slot((channel, _), Item::Peers(names)) => format!("{channel} {}", names.len()),
                 Next::Slot((channel, _), Item::AllPeers) => format!("{channel} all"),
                 Next::Slot((channel, _), Item::Relayed(list)) => format!("{channel} {:?}", list[0]),
-                Next::Slot((channel, _), Item::Data(_)) => channel.to_string(),
+                Next::Slot((channel, _), _) => channel.to_string(),
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::ConnId;
-use super::channel::Channels;
+use super::channel::{Channel, Channels};
 use super::core::{Call, Mesh, Output};
 use super::message::{Envelope, MAX_BODY, Message};
 use super::name::PeerName;
@@ -37,14 +37,28 @@ impl Mesh {
     }
 
     /// Puts an item into a slot of a connection.
-    pub(super) fn put(&mut self, call: &mut Call<'_>, conn: ConnId, key: Key, item: Item) {
-        let Some(connection) = self.conns.get_mut(&conn) else {
-            return;
-        };
+    pub(super) fn put(&mut self, call: &mut Call<'_>, conn: ConnId, mut key: Key, mut item: Item) {
+        if self.conns.get(&conn).is_some_and(|c| c.reconciles) {
+            item = self.translate(call, &key.0, key.1, item);
+        }
+        match item {
+            Item::Work(work) if work.is_empty() => return,
+            Item::Work(_) => key.1 = Slot::Reconcile,
+            Item::News(data, _) => item = Item::Data(data),
+            _ => {}
+        }
         let channel = if matches!(item, Item::Data(_)) {
             call.channels.get(&key.0)
         } else {
             None
+        };
+        self.put_item(conn, key, item, channel);
+    }
+
+    /// Puts an item into a slot of a connection as it is.
+    pub(super) fn put_item(&mut self, conn: ConnId, key: Key, item: Item, channel: Option<&mut dyn Channel>) {
+        let Some(connection) = self.conns.get_mut(&conn) else {
+            return;
         };
         match connection.queue.put(key, item, channel) {
             Ok(taken) => self.counters.relays_dropped += u64::from(!taken),
@@ -107,9 +121,13 @@ impl Mesh {
             Item::Peers(names) => self.encode_peers(conn, &key, names)?,
             Item::Data(data) => channels.get(&key.0)?.encode(unix_now, &data),
             Item::Relayed(list) => list.into_iter().next()?.to_vec(),
+            Item::Work(work) => return self.encode_work(conn, unix_now, channels, &key.0, work),
+            Item::News(..) => return None,
         };
         let (channel, slot) = (key.0.to_string(), key.1);
+        self.counters.gossip_full.add(payload.len());
         let message = match slot {
+            Slot::Reconcile => return None,
             Slot::Gossip => Message::Gossip(Envelope {
                 channel,
                 source: self.config.name,

@@ -42,7 +42,7 @@ async fn post(context: &Context, path: &str, peer: &str) -> Result<String, Strin
         Ok(Reply {
             status: 200..=299,
             body,
-        }) => Ok(body.trim().to_owned()),
+        }) => Ok(body.trim().replace('\n', "; ")),
         Ok(Reply {
             status: 404 | 405, ..
         }) => Err("this daemon does not offer that".to_owned()),
