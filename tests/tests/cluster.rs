@@ -119,6 +119,8 @@ fn rmpeer_takes_over_what_a_lost_peer_owned() {
         let seed = format!("seed={},{}", first.peer_name(), second.peer_name());
         lab.launch_all(&["--ipalloc-init", &seed])?;
         first.wait_connections(1, "established fastdp")?;
+        let refused = first.weave(&["rmpeer", &second.name()])?.fails_with(1)?;
+        ensure!(refused.contains("is still connected"), "{refused}");
         second.kill_daemon()?;
         wait_for("the lost peer to be gone", Duration::from_secs(120), || {
             let page = lines(first, "ipam")?;

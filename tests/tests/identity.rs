@@ -1,6 +1,7 @@
 //! Hosts that are clones of each other, hosts that vanish, hosts that move to another address.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -125,6 +126,38 @@ fn a_host_that_is_cut_off_is_gone_before_it_could_miss_two_heartbeats() {
             let by_tcp = ["connection timed out", "no route to host"];
             ensure!(by_tcp.iter().any(|text| line.contains(text)), "{line}");
         }
+        Ok(())
+    });
+}
+
+/// The first host looks names up in a file of its own.
+#[test]
+fn a_peer_given_by_name_is_found_again_at_another_address() {
+    Plan::mesh(2).test("moved", |lab: &Lab| {
+        let (first, second) = (lab.host(1)?, lab.host(2)?);
+        second.launch(&[])?;
+        let [a, b, c, _] = second.address().octets();
+        let nobody = Ipv4Addr::from([a, b, c, 99]);
+        let hosts = first.data_dir().join("hosts");
+        let set = |address: Ipv4Addr| fs::write(&hosts, format!("{address} second.weave.test\n"));
+        set(nobody)?;
+        let script = "mount --bind \"$1\" /etc/hosts && shift && exec weave-ctl launch \"$@\"";
+        let (file, name, nick) = (hosts.to_string_lossy(), first.peer_name(), first.name());
+        #[rustfmt::skip]
+        first.exec(&["unshare", "--mount", "sh", "-c", script, "sh", &file,
+                     "--name", &name, "--nickname", &nick, "second.weave.test"])?.ok()?;
+        let target = format!("-> {nobody}:6783");
+        wait_for("a failed attempt", LIMIT, || {
+            let page = first.weave(&["status", "connections"])?.ok()?;
+            let failed = |line: &str| line.starts_with(&target) && line.contains("retry");
+            Ok(page.lines().any(failed).then_some(()))
+        })?;
+        set(second.address())?;
+        first.wait_connections(1, "established fastdp")?;
+        let page = first.weave(&["status", "connections"])?.ok()?;
+        ensure!(!page.contains(&target), "the old address is tried still\n{page}");
+        let targets = first.weave(&["status", "targets"])?.ok()?;
+        ensure!(targets.trim() == "second.weave.test", "{targets}");
         Ok(())
     });
 }

@@ -2,15 +2,17 @@
 //! of a container breaks.
 
 use std::io::Write as _;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use weave_ctl::overlay::fastdp::heartbeat;
 use weave_tests::ends::{
     attach_all, connection_address, everybody_reaches_everybody, longest_silence, outer,
 };
 use weave_tests::lab::firewall::VXLAN_PORT;
-use weave_tests::lab::{Block, Host, Lab, Options, Plan};
-use weave_tests::process::LIMIT;
+use weave_tests::lab::{Block, Host, Lab, Options, Plan, netns};
+use weave_tests::process::{self, LIMIT};
 use weave_tests::traffic::{Stream, bulk_tcp_amid};
 
 const PING_INTERVAL: Duration = Duration::from_millis(20);
@@ -167,6 +169,37 @@ fn a_transfer_at_full_speed_survives_the_change() {
         lifted?;
         first.wait_connection_to(second, &[FAST])?;
         Ok(())
+    });
+}
+
+#[test]
+fn more_heartbeats_than_one_turn_reads_do_not_make_the_daemon_deaf() {
+    Plan::mesh(2).test("deaf", |lab: &Lab| {
+        lab.launch_all(&[])?;
+        let (first, second) = (lab.host(1)?, lab.host(2)?);
+        second.wait_connection_to(first, &[FAST])?;
+        // They gather while nobody reads.
+        let signal = |number| {
+            second
+                .daemon_pids()
+                .iter()
+                .for_each(|pid| process::signal(*pid, number))
+        };
+        signal(libc::SIGSTOP);
+        let to = (second.address(), VXLAN_PORT);
+        let sent = netns::inside(first.netns(), || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            for uid in 0..2000 {
+                socket.send_to(&heartbeat::packet(1, 2, uid, 100), to)?;
+            }
+            Ok(())
+        });
+        signal(libc::SIGCONT);
+        sent?;
+        let block = lab.block_vxlan(first, second)?;
+        second.wait_connection_to(first, &[SLOW])?;
+        block.lift()?;
+        second.wait_connection_to(first, &[FAST]).map(drop)
     });
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use super::report::Report;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 
 /// A request that failed, with the text that the client gets in the body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn free_all(&self, id: String) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `GET /ring`: returns once a ring exists.
     fn prime(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `POST /ipam/adopt`: gives up our address ring for the other side's in a conflict.
+    fn adopt(&self, peer: Option<String>) -> impl Future<Output = Result<Adopted, BackendError>> + Send;
     /// `GET /ipinfo/defaultsubnet`.
     fn default_subnet(&self) -> Option<Cidr>;
     /// `POST /connect`. One error line per bad peer; the good ones are applied.
@@ -67,8 +70,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn forget(&self, peers: Vec<String>) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `DELETE /peer`: hand our address space over before we leave for good.
     fn depart(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// `DELETE /peer/{id}`: how many addresses were taken over; `None` without IPAM.
-    fn remove_peer(&self, peer: String) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
+    /// `DELETE /peer/{id}`: how many addresses were taken over; `None` without IPAM. `force`: also when the
+    /// peer is still there.
+    fn remove_peer(
+        &self,
+        peer: String,
+        force: bool,
+    ) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
     /// Everything shown by `/status*`, `/report`, `/metrics`.
     fn report(&self) -> impl Future<Output = Result<Report, BackendError>> + Send;
     /// May `/status` answer 200 yet?

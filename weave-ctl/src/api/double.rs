@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::backend::{Backend, BackendError, OwnedList};
 use super::report::Report;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 
 /// The double. Clones share everything.
 #[derive(Clone)]
@@ -183,6 +184,19 @@ impl Backend for Double {
         Ok(())
     }
 
+    async fn adopt(&self, peer: Option<String>) -> Result<Adopted, BackendError> {
+        self.call(format!("adopt {peer:?}"));
+        if peer.as_deref() == Some("nobody") {
+            return bad("there is no conflict with nobody");
+        }
+        let address = |id: &str, cidr: &str| vec![(id.to_owned(), cidr.parse().unwrap())];
+        Ok(Adopted {
+            kept: address("x1", "10.32.0.9/12"),
+            lost: address("x2", "10.33.7.7/12"),
+            waiting: Vec::new(),
+        })
+    }
+
     fn default_subnet(&self) -> Option<Cidr> {
         self.report.ipam.as_ref()?.default_subnet.parse().ok()
     }
@@ -211,7 +225,7 @@ impl Backend for Double {
         Ok(())
     }
 
-    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
+    async fn remove_peer(&self, peer: String, _: bool) -> Result<Option<u32>, BackendError> {
         self.call(format!("remove {peer}"));
         Ok(self.ipam.then_some(match peer.as_str() {
             "host3" => 65536,

@@ -92,6 +92,22 @@ pub struct IpamConflict {
     pub since_seconds: u64,
 }
 
+/// An address that a container here was given before its range went to another peer, which uses it too.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LostAddress {
+    /// The container's ID.
+    pub ident: String,
+    /// The address.
+    pub address: String,
+    /// Peer name of its owner.
+    pub peer: String,
+    /// The owner's nickname.
+    pub nickname: String,
+    /// For how long that has been known, in seconds.
+    pub since_seconds: u64,
+}
+
 /// What a neighbour's clock says, compared with ours.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::fastdp_report::{FastDatapath, NextHop, Overlay, Program, Underlay, Xdp};
-pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, Process, Remote};
+pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, LostAddress, Process, Remote};
 pub use super::sleeve_report::Sleeve;
 
 /// The whole report. Sections of disabled components are absent.
@@ -299,9 +299,19 @@ pub struct Ipam {
     /// Not in the original: for how long the oldest of those has waited, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_seconds: Option<u64>,
+    /// Not in the original: `--reclaim-after`, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim_after_seconds: Option<u64>,
+    /// Not in the original: no new addresses, as no majority of ring owners is in sight and others may take
+    /// ours over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
     /// Not in the original: neighbours whose ring cannot be merged with ours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<IpamConflict>,
+    /// Not in the original: addresses of containers here that another peer owns and uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostAddress>,
     /// Not in the original: clocks of neighbours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clock_skew: Vec<ClockSkew>,

@@ -83,6 +83,9 @@ fn summary(report: &Report) -> String {
         line(&mut out, "Status", &ipam_status(ipam));
         line(&mut out, "Range", &ipam.range);
         line(&mut out, "DefaultSubnet", &ipam.default_subnet);
+        if let Some(seconds) = ipam.reclaim_after_seconds {
+            line(&mut out, "ReclaimAfter", &format!("{seconds}s"));
+        }
     }
     if let Some(dns) = &report.dns {
         let live = dns.entries.iter().filter(|e| e.tombstone == 0).count();
@@ -238,6 +241,8 @@ fn ipam_status(ipam: &Ipam) -> String {
     if !ipam.entries.is_empty() {
         return if ipam.entries.iter().all(|e| !e.is_known_peer) {
             "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
+        } else if ipam.withheld {
+            "waiting for a majority of ring owners: no new addresses, as others may take over ours (--reclaim-after)"
         } else if !ipam.pending_allocates.is_empty() {
             "waiting for IP(s) to become available"
         } else {
@@ -352,6 +357,22 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
             out,
             "{owner:<37} {:>8} IPs ({percent:04.1}% of total) {note}",
             share.addresses
+        );
+    }
+    for conflict in &ipam.conflicts {
+        let owner = format!("{}({})", conflict.peer, conflict.nickname);
+        let _ = writeln!(
+            out,
+            "{owner:<37} conflict: {} - {}",
+            conflict.text, conflict.remedy
+        );
+    }
+    for lost in &ipam.lost {
+        let owner = format!("{}({})", lost.peer, lost.nickname);
+        let (address, ident) = (&lost.address, &lost.ident);
+        let _ = writeln!(
+            out,
+            "{owner:<37} has {address}, which {ident} here uses as well - detach and attach {ident}"
         );
     }
     out

@@ -34,9 +34,14 @@ pub(crate) struct PrimeArgs {}
 /// Take over the addresses of peers that will not come back
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Run it on one peer only, and only for peers that are gone.\n\nExample:\n  weave rmpeer host3"
+    after_help = "Run it on one peer only, and only for peers that are gone. A peer that is still connected to any\n\
+    other is refused; 'weave status peers' shows it.\n\nExample:\n  weave rmpeer host3"
 )]
 pub(crate) struct RmpeerArgs {
+    /// Also if the peer is still connected. Its containers keep their addresses only as far as nobody else
+    /// uses them
+    #[arg(long)]
+    force: bool,
     /// Nickname or internal name
     #[arg(required = true)]
     peer: Vec<String>,
@@ -76,8 +81,9 @@ pub(super) async fn rmpeer(args: RmpeerArgs, context: &Context) -> Outcome {
     let client = context.env.client();
     let mut outcome = Ok(());
     for peer in &args.peer {
+        let force = if args.force { "?force=true" } else { "" };
         match client
-            .call("DELETE", &format!("/peer/{}", segment(peer)), &[])
+            .call("DELETE", &format!("/peer/{}{force}", segment(peer)), &[])
             .await
         {
             Ok(text) => out(&text),

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::event::{Event, Events};
 use super::gate::Gate;
+use super::handle;
 use crate::mesh::ConnId;
 use crate::mesh::crypto::{Password, SessionKey};
 use crate::mesh::handshake::Features;
@@ -106,8 +107,9 @@ impl Connections {
         }
     }
 
-    /// Dials, introduces, and reports.
-    pub fn dial(&mut self, target: SocketAddr) {
+    /// Dials, introduces, and reports. `texts` are the direct peers that are meant: those that are given by name
+    /// are looked up first, and not dialled where they no longer are. `port` is our own.
+    pub fn dial(&mut self, target: SocketAddr, texts: Vec<String>, port: u16) {
         let (events, host) = (self.events.clone(), self.host);
         let (ours, secrecy) = (self.ours.clone(), self.secrecy.clone());
         tokio::spawn(async move {
@@ -116,6 +118,18 @@ impl Connections {
                 error,
                 connected,
             };
+            let mut gone = 0;
+            for text in &texts {
+                if let Some(peer) = handle::moved(text, target, port).await {
+                    tracing::info!("{text} is at {} now, no longer at {target}", peer.addr.ip());
+                    gone += 1;
+                    events.send(Event::Moved(peer)).await;
+                }
+            }
+            if gone > 0 && gone == texts.len() {
+                let error = format!("{} has another address now", texts.join(", "));
+                return events.send(failed(error, false)).await;
+            }
             let event = match transport::dial(target, host).await {
                 Err(error) => failed(error.to_string(), false),
                 Ok(stream) => match introduce(stream, target, &ours, &secrecy, true).await {
@@ -354,7 +368,7 @@ mod tests {
             assert_eq!(of_us.trusted, trusted, "accepted from {host}");
 
             let theirs = transport::listen(Some(host), 0).unwrap();
-            connections.dial(theirs.local_addr().unwrap());
+            connections.dial(theirs.local_addr().unwrap(), Vec::new(), 0);
             let (stream, _) = theirs.accept().await.unwrap();
             let (_kept_too, of_us) = transport::introduce(stream, &features(2), Some(&password), false)
                 .await

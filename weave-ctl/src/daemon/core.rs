@@ -25,6 +25,7 @@ use super::saver::{Held, Saver};
 use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
+use crate::ipam::talk::{self, Talk};
 use crate::mesh::channel::{Channel, Channels, Outlet};
 use crate::mesh::claim::Claim;
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
@@ -55,15 +56,19 @@ const RESOLVE: Duration = Duration::from_secs(60);
 pub struct OurChannels {
     /// IP allocation, unless disabled.
     pub ipam: Option<Allocator>,
+    /// What peers with IP allocation say about takeovers.
+    pub talk: Talk,
 }
 
 impl Channels for OurChannels {
     fn names(&self) -> Vec<&'static str> {
-        self.ipam.iter().map(|_| CHANNEL).collect()
+        let names = self.ipam.iter().flat_map(|_| [CHANNEL, talk::CHANNEL]);
+        names.collect()
     }
     fn get(&mut self, name: &str) -> Option<&mut dyn Channel> {
         match (name, &mut self.ipam) {
             (CHANNEL, Some(ipam)) => Some(ipam),
+            (talk::CHANNEL, Some(_)) => Some(&mut self.talk),
             _ => None,
         }
     }
@@ -281,8 +286,9 @@ impl Daemon {
                 change = watcher.next() => self.on_change(change?).await?,
                 guard = readable(&mut ring) => {
                     let mut guard = guard.context("cannot wait for heartbeats")?;
-                    self.on_ring(&mut guard.get_inner_mut().0);
-                    guard.clear_ready();
+                    if self.on_ring(&mut guard.get_inner_mut().0) {
+                        guard.clear_ready();
+                    }
                 }
                 held = self.saver.saved() => self.release(held?),
                 () = tokio::time::sleep_until(deadline) => {}
@@ -304,6 +310,7 @@ impl Daemon {
             Some(due.ipam.min(due.clock).min(due.sweep).min(due.resolve)),
             self.mesh.next_deadline(),
             self.neighbours.next_deadline(),
+            self.channels.ipam.as_ref().and_then(Allocator::next_deadline),
             self.forwarding.next_deadline(),
         ]
         .into_iter()
@@ -322,6 +329,10 @@ impl Daemon {
             self.act(actions);
         }
         self.tables_stale |= self.forwarding.next_deadline().is_some_and(|at| at <= now);
+        let ipam_due = self.channels.ipam.as_ref().and_then(Allocator::next_deadline);
+        if ipam_due.is_some_and(|at| at <= now) {
+            self.with_ipam(|ipam, out| ipam.on_deadline(out));
+        }
         if self.due.ipam <= now {
             self.due.ipam = now + IPAM_TICK;
             self.with_ipam(|ipam, out| ipam.tick(out));
@@ -373,6 +384,37 @@ impl Daemon {
         result
     }
 
+    /// Carries what peers say about takeovers to IPAM, and its answers back.
+    fn talk(&mut self) {
+        let heard = self.channels.talk.take_heard();
+        if !heard.is_empty() {
+            self.with_ipam(|ipam, out| {
+                for (from, say) in heard {
+                    ipam.on_say(out, from, say);
+                }
+            });
+        }
+        let said = self.channels.ipam.as_mut().map(Allocator::take_said);
+        let said = said.filter(|said| !said.is_empty()).unwrap_or_default();
+        if said.is_empty() {
+            return;
+        }
+        let now = self.started.elapsed();
+        let act = |_: &mut OurChannels, out: &mut dyn Outlet| {
+            for (to, say) in said {
+                match to {
+                    None => out.broadcast(Arc::new(say.encode())),
+                    // Who asked has gone meanwhile.
+                    Some(to) => drop(out.unicast(to, say.encode())),
+                }
+            }
+        };
+        let ((), outputs) = self
+            .mesh
+            .with_outlet(now, unix_now(), talk::CHANNEL, &mut self.channels, act);
+        self.outputs.extend(outputs);
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Introduced {
@@ -403,6 +445,7 @@ impl Daemon {
                     connected,
                 });
             }
+            Event::Moved(peer) => self.mesh_input(Input::Moved(peer)),
             Event::AcceptFailed { remote, error } => self.mesh_input(Input::AcceptFailed { remote, error }),
             Event::Received { conn, message } => self.mesh_input(Input::Received { conn, message }),
             Event::Closed { conn, error } => {
@@ -434,9 +477,13 @@ impl Daemon {
 
     /// Carries out what the mesh has asked for, and what follows from that.
     async fn carry_out(&mut self) -> anyhow::Result<()> {
+        self.talk();
         while let Some(output) = self.outputs.pop_front() {
             match output {
-                Output::Dial { target } => self.connections.dial(target),
+                Output::Dial { target } => {
+                    let texts = self.mesh.direct_at(target).map(str::to_owned).collect();
+                    self.connections.dial(target, texts, self.options.port);
+                }
                 Output::Added {
                     conn,
                     remote,

@@ -8,6 +8,7 @@ use crate::api::backend::{BackendError, OwnedList};
 use crate::api::report::Report;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::ConnId;
 use crate::mesh::handshake::Features;
@@ -32,6 +33,8 @@ pub enum Event {
         /// Ours.
         our_conn_id: u64,
     },
+    /// A direct peer's name leads to another address now.
+    Moved(ResolvedPeer),
     /// Nothing came of dialling.
     DialFailed {
         /// Whom.
@@ -122,6 +125,15 @@ pub enum Request {
         /// Where to answer.
         answer: Answer<()>,
     },
+    /// Take the other side's ring in a conflict.
+    Adopt {
+        /// Number, for cancelling.
+        request: RequestId,
+        /// Name or nickname; the only other side if absent.
+        peer: Option<String>,
+        /// Where to answer.
+        answer: Answer<Adopted>,
+    },
     /// The client has gone away.
     Cancel(RequestId),
     /// What an owner has.
@@ -139,7 +151,16 @@ pub enum Request {
     /// Give our address space away.
     Depart(Answer<()>),
     /// Take another's address space.
-    RemovePeer(String, Answer<Option<u32>>),
+    RemovePeer {
+        /// Number, for cancelling.
+        request: RequestId,
+        /// Its name or nickname.
+        peer: String,
+        /// Also if it is still there.
+        force: bool,
+        /// Where to answer; `None` without IPAM.
+        answer: Answer<Option<u32>>,
+    },
     /// Everything about us.
     Report(Answer<Box<Report>>),
 }

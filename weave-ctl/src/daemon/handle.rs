@@ -3,15 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::event::{Answer, Event, Events, Request};
 use crate::api::backend::{Backend, BackendError, OwnedList};
 use crate::api::report::Report;
+use crate::docker;
 use crate::ipam::address::{Address, Cidr};
+use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::targets::ResolvedPeer;
+
+/// For a name that was found before.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to ask the daemon's loop. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +27,7 @@ pub struct Handle {
     port: u16,
     next_request: Arc<AtomicU64>,
     ready: Arc<AtomicBool>,
+    docker: Option<Arc<str>>,
 }
 
 /// Cancels a request whose client went away.
@@ -49,6 +56,22 @@ impl Handle {
             port,
             next_request: Arc::new(AtomicU64::new(1)),
             ready,
+            docker: None,
+        }
+    }
+
+    /// Docker's endpoint, for requests that ask whether the container lives (control.md 1.10); empty: none.
+    #[must_use]
+    pub fn with_docker(self, host: &str) -> Self {
+        let docker = (!host.is_empty()).then(|| host.into());
+        Self { docker, ..self }
+    }
+
+    /// A container that is gone gets no address.
+    async fn must_live(&self, id: &str, check: bool) -> Result<(), BackendError> {
+        match &self.docker {
+            Some(host) if check && docker::is_gone(host, id).await => Err(BackendError::Cancelled),
+            _ => Ok(()),
         }
     }
 
@@ -86,6 +109,7 @@ impl Backend for Handle {
         subnet: Option<Cidr>,
         check_alive: bool,
     ) -> Result<Cidr, BackendError> {
+        self.must_live(&id, check_alive).await?;
         self.ask_patiently(|request, answer| Request::Allocate {
             request,
             id,
@@ -103,6 +127,7 @@ impl Backend for Handle {
         check_alive: bool,
         no_error_on_unknown: bool,
     ) -> Result<(), BackendError> {
+        self.must_live(&id, check_alive).await?;
         self.ask_patiently(|request, answer| Request::Claim {
             request,
             id,
@@ -135,6 +160,15 @@ impl Backend for Handle {
             .await
     }
 
+    async fn adopt(&self, peer: Option<String>) -> Result<Adopted, BackendError> {
+        self.ask_patiently(|request, answer| Request::Adopt {
+            request,
+            peer,
+            answer,
+        })
+        .await
+    }
+
     fn default_subnet(&self) -> Option<Cidr> {
         self.default_subnet
     }
@@ -157,8 +191,14 @@ impl Backend for Handle {
         self.ask(Request::Depart).await
     }
 
-    async fn remove_peer(&self, peer: String) -> Result<Option<u32>, BackendError> {
-        self.ask(|answer| Request::RemovePeer(peer, answer)).await
+    async fn remove_peer(&self, peer: String, force: bool) -> Result<Option<u32>, BackendError> {
+        self.ask_patiently(|request, answer| Request::RemovePeer {
+            request,
+            peer,
+            force,
+            answer,
+        })
+        .await
     }
 
     async fn report(&self) -> Result<Report, BackendError> {
@@ -185,13 +225,7 @@ pub async fn resolve_all(peers: &[String], port: u16) -> (Vec<ResolvedPeer>, Vec
 /// `host` or `host:port` (wire.md 5.1).
 async fn resolve(text: &str, our_port: u16) -> Result<ResolvedPeer, String> {
     let (host, port) = split(text)?;
-    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, 0)],
-        Err(_) => tokio::net::lookup_host((host, 0))
-            .await
-            .map_err(|error| format!("cannot resolve peer \"{host}\": {error}"))?
-            .collect(),
-    };
+    let found = lookup(host).await?;
     let mut addr = found
         .iter()
         .find(|addr| addr.is_ipv4())
@@ -204,6 +238,28 @@ async fn resolve(text: &str, our_port: u16) -> Result<ResolvedPeer, String> {
         addr,
         port_given: port.is_some(),
     })
+}
+
+async fn lookup(host: &str) -> Result<Vec<SocketAddr>, String> {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => Ok(vec![SocketAddr::new(ip, 0)]),
+        Err(_) => {
+            let found = tokio::net::lookup_host((host, 0)).await;
+            let failed = |error| format!("cannot resolve peer \"{host}\": {error}");
+            Ok(found.map_err(failed)?.collect())
+        }
+    }
+}
+
+/// Where a direct peer is that was at `known`, if its name no longer leads there (weakness W6). A name that
+/// cannot be looked up now stays what it was.
+pub(super) async fn moved(text: &str, known: SocketAddr, our_port: u16) -> Option<ResolvedPeer> {
+    let (host, _) = split(text).ok()?;
+    let search = async { (lookup(host).await, resolve(text, our_port).await) };
+    let (found, peer) = tokio::time::timeout(LOOKUP_TIMEOUT, search).await.ok()?;
+    let stays = |addr: &SocketAddr| addr.ip().to_canonical() == known.ip();
+    let stays = found.ok()?.iter().any(stays);
+    peer.ok().filter(|_| !stays)
 }
 
 fn split(text: &str) -> Result<(&str, Option<u16>), String> {
@@ -234,6 +290,21 @@ fn split(text: &str) -> Result<(&str, Option<u16>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn names_that_lead_elsewhere() {
+        let here = SocketAddr::from(([127, 0, 0, 1], 6783));
+        let gone = SocketAddr::from(([127, 0, 0, 99], 6783));
+        assert_eq!(moved("localhost", here, 6783).await, None);
+        assert_eq!(moved("127.0.0.99", gone, 6783).await, None);
+        assert_eq!(moved("no.such.host.invalid", gone, 6783).await, None);
+        let peer = moved("localhost:7000", gone, 6783).await;
+        let at = SocketAddr::from(([127, 0, 0, 1], 7000));
+        assert_eq!(
+            peer.map(|p| (p.text, p.addr)),
+            Some(("localhost:7000".to_owned(), at))
+        );
+    }
 
     #[test]
     fn peers_as_users_write_them() {

@@ -39,6 +39,9 @@ impl Daemon {
 
     /// Another live peer has our name and keeps it. Takes a new one, with which the daemon then starts anew.
     pub(super) fn give_up_name(&mut self, why: &str) -> anyhow::Result<()> {
+        if self.renamed {
+            return Ok(());
+        }
         let now = u64::try_from(unix_now()).unwrap_or_default();
         let age = now.saturating_sub(self.identity.since);
         if self.identity.renamed.is_some() && age < STAY {

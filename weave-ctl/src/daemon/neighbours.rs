@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+pub use crate::mesh::channel::FEATURE_IMPLEMENTATION;
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{ConnId, Now};
@@ -17,8 +18,6 @@ use crate::overlay::switch::{Action, FASTDP, NewSwitch, NoCommonOverlay, Switch}
 
 /// Feature key: overlay MTU in bytes.
 pub const FEATURE_MTU: &str = "MTU";
-/// Feature key: which program. The original sends none.
-pub const FEATURE_IMPLEMENTATION: &str = "Implementation";
 /// Feature key: how often heartbeats are sent. With `quick` at both ends a dead path that is in use is
 /// noticed within two seconds, and its two ends tell each other what they hear and whether they use it.
 pub const FEATURE_PACE: &str = "Pace";

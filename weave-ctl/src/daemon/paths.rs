@@ -33,14 +33,18 @@ impl Daemon {
         Ok(())
     }
 
-    /// Heartbeats of the fast path have come, or news of traffic.
-    pub(super) fn on_ring(&mut self, ring: &mut RingBuf<MapData>) {
+    /// Heartbeats of the fast path have come, or news of traffic. True once nothing is left: the kernel
+    /// does not tell of new ones while old ones wait.
+    pub(super) fn on_ring(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         let now = self.now();
-        // Bounded by the ring's size; what comes meanwhile wakes us again.
         for _ in 0..BATCH {
-            let Some(heartbeat) = ring.next().and_then(|item| maps::heartbeat(&item)) else {
-                return;
+            let Some(item) = ring.next() else {
+                return true;
             };
+            let Some(heartbeat) = maps::heartbeat(&item) else {
+                continue;
+            };
+            drop(item);
             let traffic = heartbeat.frame_len == 0;
             let id = if traffic { heartbeat.dst } else { heartbeat.src };
             let owner = ShortId::new(id.into()).and_then(|id| self.mesh.short_id_owner(id));
@@ -61,6 +65,7 @@ impl Daemon {
             let actions = self.neighbours.on_heartbeat(now, remote, received);
             self.act(actions);
         }
+        false
     }
 
     /// Carries out what paths ask for.

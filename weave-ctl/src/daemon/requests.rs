@@ -9,6 +9,7 @@ use super::event::{Answer, Request};
 use super::saver::Answering;
 use crate::api::backend::BackendError;
 use crate::ipam::address::Cidr;
+use crate::ipam::adopt::Adopted;
 use crate::ipam::allocator::Allocator;
 use crate::ipam::operations::{ClaimOptions, IpamError, Reply, RequestId};
 use crate::mesh::core::Input;
@@ -18,6 +19,8 @@ const NOBODY: RequestId = 0;
 
 enum Waiter {
     Allocate(Answer<Cidr>),
+    Adopt(Answer<Adopted>),
+    Remove(Answer<Option<u32>>),
     Other(Answer<()>),
 }
 
@@ -28,6 +31,11 @@ pub struct Waiting {
     ipam: BTreeMap<RequestId, Waiter>,
     /// For the disk.
     answers: Vec<Answering>,
+}
+
+/// All 64 digits, as Docker's events have it.
+fn is_docker_id(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn disabled() -> BackendError {
@@ -85,6 +93,14 @@ impl Daemon {
                 self.waiting.ipam.insert(request, Waiter::Other(answer));
                 self.with_ipam(|ipam, out| ipam.prime(out, request));
             }
+            Request::Adopt {
+                request,
+                peer,
+                answer,
+            } => {
+                self.waiting.ipam.insert(request, Waiter::Adopt(answer));
+                self.with_ipam(|ipam, out| ipam.adopt(out, request, peer.as_deref()));
+            }
             Request::Cancel(request) => {
                 self.waiting.ipam.remove(&request);
                 self.with_ipam(|ipam, _| ipam.cancel(request));
@@ -119,9 +135,17 @@ impl Daemon {
                 self.with_ipam(|ipam, out| ipam.depart(out));
                 self.waiting.answer(answer, Ok(()));
             }
-            Request::RemovePeer(peer, answer) => {
-                let taken = self.with_ipam(|ipam, out| ipam.remove_peer(out, &peer));
-                self.waiting.answer(answer, Ok(taken));
+            Request::RemovePeer {
+                request,
+                peer,
+                force,
+                answer,
+            } => {
+                if self.channels.ipam.is_none() {
+                    return self.waiting.answer(answer, Ok(None));
+                }
+                self.waiting.ipam.insert(request, Waiter::Remove(answer));
+                self.with_ipam(|ipam, out| ipam.remove_peer(out, request, &peer, force));
             }
             Request::Report(answer) => {
                 let report = self.report();
@@ -143,7 +167,8 @@ impl Daemon {
         for (id, cidrs) in containers {
             for cidr in cidrs {
                 let options = ClaimOptions {
-                    is_container: false,
+                    // Else what is recovered like this would never be given back (control.md 1.12).
+                    is_container: is_docker_id(&id),
                     no_error_on_unknown: true,
                 };
                 self.with_ipam(|ipam, out| ipam.claim(out, NOBODY, &id, cidr, options));
@@ -164,6 +189,18 @@ impl Daemon {
                 (Some(Waiter::Other(answer)), Reply::Failed(error)) => {
                     waiting.answer(answer, Err(bad(error)))
                 }
+                (Some(Waiter::Remove(answer)), Reply::Removed(count)) => {
+                    waiting.answer(answer, Ok(Some(count)))
+                }
+                (Some(Waiter::Remove(answer)), Reply::Failed(error)) => {
+                    waiting.answer(answer, Err(bad(error)));
+                }
+                (Some(Waiter::Remove(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
+                (Some(Waiter::Adopt(answer)), Reply::Adopted(adopted)) => waiting.answer(answer, Ok(adopted)),
+                (Some(Waiter::Adopt(answer)), Reply::Failed(error)) => {
+                    waiting.answer(answer, Err(bad(error)));
+                }
+                (Some(Waiter::Adopt(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Other(answer)), Reply::Done) => waiting.answer(answer, Ok(())),
                 (Some(Waiter::Allocate(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Other(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),

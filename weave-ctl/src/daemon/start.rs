@@ -23,6 +23,7 @@ use crate::api::backend::Backend;
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
 use crate::ipam::allocator::{self, Allocator};
+use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
@@ -177,11 +178,14 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             mode: ipam.init.clone(),
             seed: rand::random(),
         };
-        Allocator::new(config, saved.ipam)
+        let mut allocator = Allocator::new(config, saved.ipam);
+        allocator.set_reclaim_after(ipam.reclaim_after);
+        allocator
     });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
-    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone());
+    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone())
+        .with_docker(&options.docker_api);
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {
@@ -196,7 +200,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     ));
     let following = follow_docker(&options, &events.0);
     let servers = serve_http(listeners.http, &handle, &stopped);
-    let channels = OurChannels { ipam };
+    let channels = OurChannels {
+        ipam,
+        talk: Talk::default(),
+    };
     let daemon = Daemon::new(Parts {
         options,
         secrecy,

@@ -37,6 +37,7 @@ struct Inspected {
 #[serde(rename_all = "PascalCase", default)]
 struct State {
     running: bool,
+    restarting: bool,
     pid: i64,
 }
 
@@ -63,19 +64,34 @@ pub async fn list_running() -> Result<Vec<String>, NetError> {
     list_running_at(&default_host()).await
 }
 
-async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
-    let inspect = |reason: String| NetError::Inspect {
-        name: name_or_id.to_owned(),
-        reason,
-    };
-    // The name becomes part of a URL: nothing that Docker would not accept as a name goes there.
+/// Does Docker at that endpoint say that there is no such container, or that it does not run? An endpoint that
+/// gives no answer says nothing.
+pub async fn is_gone(host: &str, id: &str) -> bool {
+    match inspect(host, id).await {
+        Ok(found) => !found.state.running || found.state.restarting,
+        Err(Failure::Refused(_)) => true,
+        Err(Failure::Unreachable(_)) => false,
+    }
+}
+
+/// The name becomes part of a URL: nothing that Docker would not accept as a name goes there.
+async fn inspect(host: &str, name_or_id: &str) -> Result<Inspected, Failure> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name_or_id.bytes().all(|b| b == b'.') || !name_or_id.bytes().all(plain) {
-        return Err(inspect("no such container".to_owned()));
+        return Err(Failure::Refused("no such container".to_owned()));
     }
-    let found: Inspected = match ask(host, &format!("/containers/{name_or_id}/json")).await {
+    ask(host, &format!("/containers/{name_or_id}/json")).await
+}
+
+async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
+    let found = match inspect(host, name_or_id).await {
         Ok(found) => found,
-        Err(Failure::Refused(reason)) => return Err(inspect(reason)),
+        Err(Failure::Refused(reason)) => {
+            return Err(NetError::Inspect {
+                name: name_or_id.to_owned(),
+                reason,
+            });
+        }
         Err(Failure::Unreachable(reason)) => return Err(unreachable(host, reason)),
     };
     let text = |t: String| Some(t).filter(|t| !t.is_empty());
@@ -121,6 +137,7 @@ mod tests {
                 "web" => json!({"Id": id, "State": {"Running": true, "Pid": 4711},
                     "Config": {"Hostname": "web", "Domainname": "weave.local"},
                     "HostConfig": {"NetworkMode": "bridge"}}),
+                "again" => json!({"Id": id, "State": {"Running": true, "Restarting": true, "Pid": 0}}),
                 "done" => json!({"Id": id, "State": {"Running": false, "Pid": 0},
                     "Config": {"Hostname": "done", "Domainname": ""}}),
                 _ => {
@@ -154,6 +171,15 @@ mod tests {
         let done = resolve_at(&host, "done").await.unwrap();
         assert_eq!((done.running, done.pid, done.domain), (false, None, None));
         assert_eq!(list_running_at(&host).await.unwrap().len(), 2);
+        for (name, gone) in [
+            ("web", false),
+            ("again", true),
+            ("done", true),
+            ("nope", true),
+            ("a/../b", true),
+        ] {
+            assert_eq!(is_gone(&host, name).await, gone, "{name}");
+        }
         for (name, text) in [
             (
                 "nope",
@@ -169,6 +195,7 @@ mod tests {
     async fn without_docker_the_alternatives_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let host = format!("unix://{}/none.sock", folder.path().display());
+        assert!(!is_gone(&host, "web").await, "nobody knows");
         let error = resolve_at(&host, "web").await.unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("cannot reach Docker at {host}: ")),

@@ -25,6 +25,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(ipam) = &view.report.ipam {
         conflicts(view, ipam, &mut found);
+        lost(ipam, &mut found);
         owners(view, ipam, &mut found);
         vote(ipam, &mut found);
     }
@@ -87,6 +88,22 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
                 .run("see docs/repair.md: one side takes over the ring of the other"),
             );
         }
+    }
+}
+
+/// Another peer took the range over while this one was away.
+fn lost(ipam: &Ipam, found: &mut Vec<Finding>) {
+    for lost in &ipam.lost {
+        let (ident, address) = (&lost.ident, &lost.address);
+        let owner = format!("{}({})", lost.peer, lost.nickname);
+        found.push(
+            Finding::problem(
+                "address-lost",
+                format!("{address} of {ident} belongs to {owner} now, and is in use there"),
+            )
+            .why("two containers have one address")
+            .run(format!("weave detach {ident} && weave attach {ident}")),
+        );
     }
 }
 

@@ -9,19 +9,25 @@ use std::collections::{BTreeMap, HashMap};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tracing::{error, info, warn};
+use tracing::{debug, info};
 
-use super::address::{Cidr, Range};
-use super::gossip;
+use super::address::{Address, Cidr, Range};
+use super::adopt::Adoption;
+use super::conflicts::Conflict;
+use super::gossip::{self, Skipped};
 use super::mode::{InitMode, quorum};
 use super::operations::{Pending, Reply, RequestId};
 use super::owned::Owned;
 use super::paxos::{NodeId, Paxos, Voter};
 use super::persist::Saved;
 pub use super::persist::{Changes, Persisted};
+use super::reclaim::Reclaim;
 use super::reconcile::Announced;
+use super::removal::Removals;
 use super::ring::Ring;
 use super::space::Space;
+use super::strays::{Asked, Lost};
+use super::talk::Say;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
@@ -70,7 +76,23 @@ pub struct Allocator {
     pub(super) departed: bool,
     pub(super) announced: Announced,
     /// Some record is about an address that the ring says is not ours.
-    stray: bool,
+    pub(super) stray: bool,
+    /// When their owners were asked for stray addresses.
+    pub(super) asked_strays: BTreeMap<Address, Asked>,
+    /// What could not be had back.
+    pub(super) lost: BTreeMap<Address, Lost>,
+    /// Rings that do not fit with ours, the latest last.
+    pub(super) conflicts: Vec<Conflict>,
+    pub(super) adoptions: Vec<Adoption>,
+    /// Neighbours' clocks minus ours, in seconds.
+    pub(super) clocks: BTreeMap<PeerName, i64>,
+    pub(super) skipped: Skipped,
+    pub(super) removals: Removals,
+    pub(super) reclaim: Reclaim,
+    /// For the channel of [`super::talk`].
+    pub(super) said: Vec<(Option<PeerName>, Say)>,
+    /// Since when allocations have been waiting.
+    pub(super) pending_since: Option<Now>,
     saved: Saved,
 }
 
@@ -94,6 +116,16 @@ impl Allocator {
             departed: false,
             announced: Announced::default(),
             stray: false,
+            asked_strays: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            conflicts: Vec::new(),
+            adoptions: Vec::new(),
+            clocks: BTreeMap::new(),
+            skipped: Skipped::default(),
+            removals: Removals::default(),
+            reclaim: Reclaim::default(),
+            said: Vec::new(),
+            pending_since: None,
             saved: Saved::default(),
             config,
         };
@@ -176,6 +208,7 @@ impl Allocator {
     pub(super) fn finish(&mut self) {
         self.agree_with_ring();
         self.report_free();
+        self.finish_adoptions(None);
     }
 
     pub(super) fn report_free(&mut self) {
@@ -193,14 +226,14 @@ impl Allocator {
         }
         if !self.space.covers_exactly(&ranges) {
             let name = self.config.name;
-            error!("[allocator {name}] address space differs from the ring; rebuilding it");
+            info!("[allocator {name}] ranges of ours are another peer's now");
             self.rebuild();
         } else if self.stray {
             self.rebuild();
         }
     }
 
-    fn rebuild(&mut self) {
+    pub(super) fn rebuild(&mut self) {
         let name = self.config.name;
         self.space.clear();
         self.space.extend(&self.ring.owned_ranges(name));
@@ -209,7 +242,7 @@ impl Allocator {
             let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
             for cidr in inside {
                 if let Err(error) = self.space.claim(cidr.addr) {
-                    warn!("[allocator {name}] {cidr} of {}: {error}", record.id);
+                    debug!("[allocator {name}] {cidr} of {}: {error}", record.id);
                     self.stray = true;
                 }
             }
@@ -222,7 +255,15 @@ impl Allocator {
             self.propose(out);
         }
         self.release_dead(out.now());
+        self.age_conflicts(out);
+        self.watch_owners(out);
+        self.finish_adoptions(Some(out.now()));
         self.retry_pending(out);
+        self.on_deadline(out);
+        self.pending_since = match self.pending.allocates.is_empty() {
+            true => None,
+            false => self.pending_since.or(Some(out.now())),
+        };
         self.finish();
     }
 
@@ -271,7 +312,11 @@ impl Allocator {
         if self.departed {
             self.hand_over(out);
         }
+        let strays = self.stray;
         self.agree_with_ring();
+        if !strays {
+            self.tell_strays("ranges that we use were taken over");
+        }
         self.retry_pending(out);
     }
 

@@ -15,15 +15,15 @@ use super::sim::{FakeOutlet, Sent, UNIX, peer};
 use crate::mesh::channel::{Channel, Outlet};
 use crate::mesh::name::PeerName;
 
-fn cidr(text: &str) -> Cidr {
+pub(super) fn cidr(text: &str) -> Cidr {
     text.parse().unwrap()
 }
 
-fn ip(text: &str) -> Address {
+pub(super) fn ip(text: &str) -> Address {
     text.parse::<Ipv4Addr>().unwrap().into()
 }
 
-fn config(index: usize, universe: &str, mode: InitMode) -> Config {
+pub(super) fn config(index: usize, universe: &str, mode: InitMode) -> Config {
     Config {
         name: peer(index),
         nickname: format!("host{}", index + 1),
@@ -36,14 +36,14 @@ fn config(index: usize, universe: &str, mode: InitMode) -> Config {
 }
 
 /// Peers in one process; what they send arrives at once and in order.
-struct Net {
-    allocators: Vec<Allocator>,
-    out: FakeOutlet,
-    cut_off: Vec<usize>,
+pub(super) struct Net {
+    pub allocators: Vec<Allocator>,
+    pub out: FakeOutlet,
+    pub cut_off: Vec<usize>,
 }
 
 impl Net {
-    fn new(universe: &str, targets: usize, modes: &[InitMode]) -> Self {
+    pub fn new(universe: &str, targets: usize, modes: &[InitMode]) -> Self {
         let make =
             |(index, mode): (usize, &InitMode)| Allocator::new(config(index, universe, mode.clone()), None);
         Self {
@@ -57,13 +57,13 @@ impl Net {
         }
     }
 
-    fn cut_off(&mut self, n: usize) {
+    pub fn cut_off(&mut self, n: usize) {
         self.cut_off.push(n);
         self.out.known.remove(&peer(n));
     }
 
     /// One step at `n`, and all that follows from it.
-    fn at<R>(&mut self, n: usize, run: impl FnOnce(&mut Allocator, &mut dyn Outlet) -> R) -> R {
+    pub fn at<R>(&mut self, n: usize, run: impl FnOnce(&mut Allocator, &mut dyn Outlet) -> R) -> R {
         let result = run(&mut self.allocators[n], &mut self.out);
         let mut queue: VecDeque<(usize, Sent)> = self.out.sent.drain(..).map(|s| (n, s)).collect();
         while let Some((from, sent)) = queue.pop_front() {
@@ -93,12 +93,12 @@ impl Net {
         result
     }
 
-    fn encoded(&mut self, n: usize) -> Vec<u8> {
+    pub fn encoded(&mut self, n: usize) -> Vec<u8> {
         let data = self.allocators[n].full_state(&mut self.out).unwrap();
         self.allocators[n].encode(UNIX, &data)
     }
 
-    fn gossip(&mut self) {
+    pub fn gossip(&mut self) {
         for from in 0..self.allocators.len() {
             for to in 0..self.allocators.len() {
                 let state = self.encoded(from);
@@ -108,44 +108,55 @@ impl Net {
         }
     }
 
-    fn allocate(&mut self, n: usize, id: &str, subnet: &str) -> Option<String> {
+    pub fn allocate(&mut self, n: usize, id: &str, subnet: &str) -> Option<String> {
         self.at(n, |a, out| a.allocate(out, 1, id, cidr(subnet), true));
         self.answer(n)
     }
 
-    fn claim(&mut self, n: usize, id: &str, text: &str) -> Option<String> {
+    pub fn claim(&mut self, n: usize, id: &str, text: &str) -> Option<String> {
         self.at(n, |a, out| {
             a.claim(out, 2, id, cidr(text), ClaimOptions::default())
         });
         self.answer(n)
     }
 
-    fn answer(&mut self, n: usize) -> Option<String> {
+    /// `rmpeer`, to which nobody objects.
+    pub fn remove(&mut self, n: usize, text: &str) -> String {
+        self.at(n, |a, out| a.remove_peer(out, 8, text, false));
+        self.allocators[n].take_said();
+        self.out.now += Duration::from_secs(1);
+        self.at(n, |a, out| a.on_deadline(out));
+        self.answer(n).unwrap()
+    }
+
+    pub fn answer(&mut self, n: usize) -> Option<String> {
         let mut replies = self.allocators[n].take_replies();
         assert!(replies.len() <= 1);
         Some(show(replies.pop()?.1))
     }
 
-    fn tokens(&self, n: usize) -> Vec<String> {
+    pub fn tokens(&self, n: usize) -> Vec<String> {
         let text = |e: &super::ring::Entry| format!("{} {}", Ipv4Addr::from(e.token), e.peer.as_u64());
         self.allocators[n].ring().entries.iter().map(text).collect()
     }
 
-    fn status(&self, n: usize) -> crate::api::report::Ipam {
+    pub fn status(&self, n: usize) -> crate::api::report::Ipam {
         self.allocators[n].report(&self.out)
     }
 }
 
-fn show(reply: Reply) -> String {
+pub(super) fn show(reply: Reply) -> String {
     match reply {
         Reply::Allocated(cidr) => cidr.to_string(),
         Reply::Done => "done".to_owned(),
         Reply::Cancelled => "cancelled".to_owned(),
+        Reply::Removed(count) => count.to_string(),
+        Reply::Adopted(adopted) => format!("{adopted:?}"),
         Reply::Failed(error) => error.to_string(),
     }
 }
 
-fn some(text: &str) -> Option<String> {
+pub(super) fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
@@ -164,10 +175,10 @@ fn walk_through() {
     assert_eq!(net.tokens(0), expected);
     assert_eq!(net.tokens(1), expected);
     net.cut_off(1);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host2")), 32767);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host2")), 0);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "host1")), 0);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, "nobody")), 0);
+    assert_eq!(net.remove(0, "host2"), "32767");
+    assert_eq!(net.remove(0, "host2"), "0");
+    assert_eq!(net.remove(0, "host1"), "0");
+    assert_eq!(net.remove(0, "nobody"), "0");
     assert_eq!(net.allocators[0].our_ranges(), [cidr("10.2.0.0/16").range()]);
 
     let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default(), InitMode::Observer]);
@@ -474,14 +485,43 @@ fn bad_unicasts_are_ignored() {
             Ok(())
         );
     }
-    assert!(net.allocators[0].on_gossip(&mut net.out, &[9, 9, 9]).is_err());
     assert_eq!(*net.allocators[0].ring(), before);
+    assert_eq!(net.allocators[0].messages_skipped(), 6);
+}
+
+/// Neither a message that cannot be read nor a ring that cannot be: nothing of it is used or passed on, and
+/// the connection stays.
+#[test]
+fn bad_gossip_is_skipped() {
+    let mut net = Net::new("10.2.0.0/16", 0, &[InitMode::default()]);
+    net.allocate(0, "a", "10.2.0.0/16");
+    let before = net.allocators[0].ring().clone();
+    let mut ring = before.clone();
+    ring.peer = peer(1);
+    ring.entries[0].token = ip("10.9.0.0");
+    ring.entries[0].version += 9;
+    let state = State {
+        nicknames: BTreeMap::from([(peer(7), "bad".to_owned())]),
+        ring: Some(ring),
+        ..State::default()
+    };
+    let allocator = &mut net.allocators[0];
+    for payload in [vec![], vec![9, 9, 9], state.encode(UNIX)] {
+        assert!(matches!(allocator.on_gossip(&mut net.out, &payload), Ok(None)));
+        let heard = allocator.on_broadcast(&mut net.out, peer(1), &payload);
+        assert!(matches!(heard, Ok(None)));
+    }
+    assert_eq!(*allocator.ring(), before);
+    assert_eq!(allocator.messages_skipped(), 6);
+    assert_eq!(allocator.conflicts().count(), 0);
+    assert_eq!(allocator.nicknames.len(), 1);
 }
 
 fn rejection(ours: Allocator, theirs: &mut Net) -> String {
     let mut ours = ours;
     let state = theirs.encoded(0);
-    ours.on_gossip(&mut theirs.out, &state).unwrap_err().0
+    assert!(matches!(ours.on_gossip(&mut theirs.out, &state), Ok(None)));
+    ours.conflicts().next().unwrap().text.clone()
 }
 
 #[test]
@@ -622,7 +662,7 @@ fn gifts_to_the_departed() {
 fn lost_ranges_are_not_handed_out() {
     let seeds = InitMode::Seed(vec![peer(0), peer(1)]);
     let mut net = Net::new("10.2.0.0/24", 0, &[seeds]);
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, &peer(1).to_string())), 128);
+    assert_eq!(net.at(0, |a, out| a.take_over(out, peer(1))), 128);
     assert_eq!(net.allocate(0, "a", "10.2.0.128/25"), some("10.2.0.129/25"));
     let mut theirs: Ring = net.allocators[0].ring().clone();
     theirs.entries[0].peer = peer(1);
@@ -638,7 +678,7 @@ fn lost_ranges_are_not_handed_out() {
     assert_eq!(net.allocate(0, "c", "10.2.0.0/25"), None);
     // Back again; one of them goes to "c" at once.
     net.out.known.insert(peer(1));
-    assert_eq!(net.at(0, |a, out| a.remove_peer(out, &peer(1).to_string())), 127);
+    assert_eq!(net.at(0, |a, out| a.take_over(out, peer(1))), 127);
     assert_eq!(net.answer(0), some("10.2.0.1/25"));
 }
 

@@ -28,6 +28,7 @@ impl Allocator {
 
     /// Docker: the container is gone for good.
     pub fn container_destroyed(&mut self, id: &str) {
+        self.forget_lost(id);
         if self.owned.is_container(id) {
             // It owns something, so this cannot fail.
             let _ = self.free_all(id);

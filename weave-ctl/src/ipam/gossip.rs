@@ -2,20 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{debug, warn};
 
 use super::address::Range;
-use super::allocator::{Allocator, range_text};
-use super::message::{MAX_NICKNAME, MAX_NICKNAMES, MessageError, State, Unicast};
+use super::allocator::Allocator;
+use super::conflicts::Kind;
+use super::message::{MAX_NICKNAME, MAX_NICKNAMES, State, Unicast};
 use super::paxos::Nodes;
 use super::ring::{MAX_ENTRIES, Ring, RingError};
-use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected};
+use crate::mesh::Now;
+use crate::mesh::channel::{Channel, GossipData, Neighbour, Outlet, Rejected};
 use crate::mesh::name::PeerName;
 use crate::mesh::reconcile::Reconcile;
 
 /// Queued gossip: encoded from the allocator's state when it is sent.
 struct CurrentState;
+
+/// Between two lines in the log about messages that cannot be used.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// Messages that could not be used.
+#[derive(Debug, Default)]
+pub(super) struct Skipped {
+    messages: u64,
+    told: Option<Now>,
+}
 
 impl Allocator {
     /// Our state as others may know it.
@@ -41,76 +54,122 @@ impl Allocator {
     }
 
     fn send_state(&mut self, out: &mut dyn Outlet, to: PeerName) {
+        if self.in_conflict(to) {
+            return;
+        }
         self.report_free();
         let update = Unicast::RingUpdate(self.state());
         // It spreads by gossip as well.
         let _ = self.send(out, to, &update);
     }
 
-    /// `sender` is known for broadcasts and unicasts.
-    fn on_state(
-        &mut self,
-        out: &mut dyn Outlet,
-        sender: Option<PeerName>,
-        state: State,
-    ) -> Result<(), Rejected> {
+    /// `sender` is known for broadcasts and unicasts. Returns true if all of it could be used.
+    fn on_state(&mut self, out: &mut dyn Outlet, sender: Option<PeerName>, state: State) -> bool {
+        if let Some(Err(error)) = state.ring.as_ref().map(Ring::check) {
+            self.skip(out, &error.to_string());
+            return false;
+        }
         self.learn_nicknames(state.nicknames);
         if let Some(theirs) = state.ring {
             return self.on_ring(out, &theirs);
+        }
+        // One who has no ring is the neighbour itself: others pass on what they have, not what they got.
+        if let Some(neighbour) = out.neighbour().filter(|n| sender.is_none_or(|s| s == n.name)) {
+            self.no_conflict(neighbour.name);
         }
         if !self.ring.is_empty() {
             if let Some(sender) = sender {
                 self.send_state(out, sender);
             }
-            return Ok(());
+            return true;
         }
         match state.paxos {
             Some(nodes) => self.on_paxos(out, nodes),
             None if sender.is_some() && self.paxos.is_some() => self.establish(out),
             None => {}
         }
-        Ok(())
+        true
     }
 
-    pub(super) fn on_ring(&mut self, out: &mut dyn Outlet, theirs: &Ring) -> Result<(), Rejected> {
+    /// Merges another peer's ring, or remembers the conflict with it. Returns true if it was merged.
+    pub(super) fn on_ring(&mut self, out: &mut dyn Outlet, theirs: &Ring) -> bool {
         let space = &self.space;
         let in_use = |range: Range| space.count_free(range) != range.size();
         match self.ring.merge(theirs, in_use) {
-            Ok(true) => {
-                self.prune_nicknames(out);
-                self.ring_updated(out);
-                Ok(())
+            Ok(changed) => {
+                let original = out.neighbour().filter(|n| n.original && n.name == theirs.peer);
+                match original.and_then(|_| self.ring.refused_by(theirs)) {
+                    Some(error) => self.on_conflict(out, theirs, &error, Kind::Refused),
+                    None => self.no_conflict(theirs.peer),
+                }
+                if changed {
+                    self.prune_nicknames(out);
+                    self.ring_updated(out);
+                }
+                true
             }
-            Ok(false) => Ok(()),
             Err(error) => {
-                let text = self.explain(theirs, &error);
-                warn!("[allocator {}] {text}", self.config.name);
-                Err(Rejected(text))
+                let kind = match error {
+                    RingError::DifferentSeeds => Kind::Seeds,
+                    RingError::DifferentRange => Kind::Range,
+                    _ => Kind::Entries,
+                };
+                self.on_conflict(out, theirs, &error, kind);
+                false
             }
         }
     }
 
-    fn explain(&self, theirs: &Ring, error: &RingError) -> String {
-        let peers = |names: &[PeerName]| {
-            let peer = |name: &PeerName| match self.nicknames.get(name) {
-                Some(nickname) => format!("{name}({nickname})"),
-                None => name.to_string(),
-            };
-            names.iter().map(peer).collect::<Vec<_>>().join(" ")
-        };
-        match error {
-            RingError::DifferentSeeds => {
-                let (received, ours) = (peers(&theirs.seeds), peers(&self.ring.seeds));
-                format!(
-                    "IP allocation was seeded by different peers (received: [{received}], ours: [{ours}])"
-                )
-            }
-            RingError::DifferentRange => {
-                let (received, ours) = (range_text(theirs.range), range_text(self.ring.range));
-                format!("Incompatible IP allocation ranges (received: {received}, ours: {ours})")
-            }
-            other => other.to_string(),
+    /// What cannot be used is counted and told of; it is not passed on and ends no connection (wire.md W1).
+    fn skip(&mut self, out: &dyn Outlet, why: &str) {
+        let now = out.now();
+        self.skipped.messages += 1;
+        if self
+            .skipped
+            .told
+            .is_none_or(|told| now.saturating_sub(told) >= TELL_AGAIN)
+        {
+            self.skipped.told = Some(now);
+            let (us, count) = (self.config.name, self.skipped.messages);
+            let from = out
+                .neighbour()
+                .map_or_else(|| "nobody".to_owned(), |n| n.name.to_string());
+            warn!("[allocator {us}] skipping bad IPAM gossip from {from} ({count} so far): {why}");
         }
+    }
+
+    /// Reads gossip; `None` if that is not possible.
+    fn read(&mut self, out: &dyn Outlet, payload: &[u8]) -> Option<State> {
+        match State::decode_with_clock(payload) {
+            Ok((state, clock)) => {
+                if let Some(neighbour) = out.neighbour() {
+                    self.saw_clock(neighbour.name, clock, out.unix_now());
+                }
+                Some(state)
+            }
+            Err(error) => {
+                self.skip(out, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// A neighbour's clock showed `theirs` when ours showed `ours` (Unix seconds).
+    pub(super) fn saw_clock(&mut self, neighbour: PeerName, theirs: i64, ours: i64) {
+        if self.clocks.len() < MAX_NICKNAMES || self.clocks.contains_key(&neighbour) {
+            self.clocks.insert(neighbour, theirs.saturating_sub(ours));
+        }
+    }
+
+    /// Neighbours' clocks minus ours, in seconds, as their latest gossip showed them.
+    pub fn clock_skew(&self) -> impl Iterator<Item = (PeerName, i64)> {
+        self.clocks.iter().map(|(peer, seconds)| (*peer, *seconds))
+    }
+
+    /// How many messages could not be used.
+    #[must_use]
+    pub fn messages_skipped(&self) -> u64 {
+        self.skipped.messages
     }
 
     fn on_paxos(&mut self, out: &mut dyn Outlet, nodes: Nodes) {
@@ -126,7 +185,10 @@ impl Allocator {
     }
 
     fn on_space_request(&mut self, out: &mut dyn Outlet, from: PeerName, range: Range) {
-        if self.ring.is_empty() || from == self.config.name {
+        // In a conflict the asker knows another ring than we do; what we withhold may not be ours any more.
+        // It asks again when that is over.
+        let unsure = self.in_conflict(from) || self.withholds();
+        if self.ring.is_empty() || from == self.config.name || unsure {
             return;
         }
         match self.donate(range) {
@@ -158,7 +220,7 @@ impl Allocator {
         if full || self.departed || self.space.count_free(usable) == 0 {
             return None;
         }
-        self.space.donate(range)
+        self.take_block(range)
     }
 
     pub(super) fn learn_nicknames(&mut self, received: BTreeMap<PeerName, String>) {
@@ -180,24 +242,16 @@ impl Allocator {
 
 impl Channel for Allocator {
     fn on_unicast(&mut self, out: &mut dyn Outlet, from: PeerName, payload: &[u8]) -> Result<(), Rejected> {
-        let result = match Unicast::decode(payload) {
-            Ok(Unicast::SpaceRequest(range)) => {
-                self.on_space_request(out, from, range);
-                Ok(())
+        match Unicast::decode(payload) {
+            Ok(Unicast::SpaceRequest(range)) => self.on_space_request(out, from, range),
+            Ok(Unicast::RingUpdate(state)) => {
+                self.on_state(out, Some(from), state);
             }
-            Ok(Unicast::RingUpdate(state)) => self.on_state(out, Some(from), state),
-            Ok(Unicast::SpaceDenied(range)) => {
-                self.deny_claims(from, range);
-                Ok(())
-            }
-            Err(error) => {
-                // Not the fault of the neighbour that relayed it.
-                warn!("[allocator {}] unicast from {from}: {error}", self.config.name);
-                Ok(())
-            }
-        };
+            Ok(Unicast::SpaceDenied(range)) => self.deny_claims(out.now(), from, range),
+            Err(error) => self.skip(out, &format!("unicast of {from}: {error}")),
+        }
         self.finish();
-        result
+        Ok(())
     }
 
     fn on_broadcast(
@@ -206,15 +260,18 @@ impl Channel for Allocator {
         from: PeerName,
         payload: &[u8],
     ) -> Result<Option<GossipData>, Rejected> {
-        let result = self.on_state(out, Some(from), decode(payload)?);
+        let state = self.read(out, payload);
+        let used = state.is_some_and(|state| self.on_state(out, Some(from), state));
         self.finish();
-        result.map(|()| Some(current_state()))
+        Ok(used.then(current_state))
     }
 
     fn on_gossip(&mut self, out: &mut dyn Outlet, payload: &[u8]) -> Result<Option<GossipData>, Rejected> {
-        let result = self.on_state(out, None, decode(payload)?);
+        if let Some(state) = self.read(out, payload) {
+            self.on_state(out, None, state);
+        }
         self.finish();
-        result.map(|()| None)
+        Ok(None)
     }
 
     fn full_state(&mut self, _: &mut dyn Outlet) -> Option<GossipData> {
@@ -229,21 +286,23 @@ impl Channel for Allocator {
         self.state().encode(unix_now)
     }
 
+    fn wants_gossip(&self, neighbour: Neighbour) -> bool {
+        // It would close the connection, again and again.
+        !neighbour.original || !self.in_conflict(neighbour.name)
+    }
+
     fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
         // Until there is a ring there is nothing to compare; what is in the way of a vote is small.
         (!self.ring.is_empty()).then_some(self)
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {
+        self.clocks.remove(&peer);
         let needed = peer == self.config.name || self.ring.entries.iter().any(|e| e.peer == peer);
         if !needed {
             self.nicknames.remove(&peer);
         }
     }
-}
-
-fn decode(payload: &[u8]) -> Result<State, Rejected> {
-    State::decode(payload).map_err(|error: MessageError| Rejected(error.to_string()))
 }
 
 fn current_state() -> GossipData {

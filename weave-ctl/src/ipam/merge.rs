@@ -1,7 +1,9 @@
 //! Merging another peer's ring into ours (control.md 1.8).
 //!
-//! Peers that disagree about a merge drop each other's connections for ever, so the rules are exactly
-//! those of the original.
+//! Originals that disagree about a merge drop each other's connections for ever, so the rules are exactly
+//! theirs, but for one case: where a newer entry gives a range that we use to somebody else, the original
+//! reports an error, and we yield. Only a takeover makes such an entry; the addresses in use are claimed
+//! back from the new owner (`strays.rs`).
 
 use std::cmp::Ordering;
 
@@ -16,6 +18,29 @@ impl Ring {
         theirs: &Ring,
         has_allocations: impl Fn(Range) -> bool,
     ) -> Result<bool, RingError> {
+        self.merge_as(theirs, has_allocations, true)
+    }
+
+    /// The error that an original, whose ring is `theirs`, will report when it is sent this one.
+    /// What it uses is known only from the `free` fields of its entries.
+    #[must_use]
+    pub fn refused_by(&self, theirs: &Ring) -> Option<RingError> {
+        let used = |range: Range| {
+            let mut ranges = theirs.ranges();
+            ranges.any(|(part, entry)| {
+                let distance = theirs.distance(entry.token, theirs.token_after(entry.token));
+                entry.peer == theirs.peer && entry.free != distance && part.overlaps(range)
+            })
+        };
+        theirs.clone().merge_as(self, used, false).err()
+    }
+
+    fn merge_as(
+        &mut self,
+        theirs: &Ring,
+        has_allocations: impl Fn(Range) -> bool,
+        yields: bool,
+    ) -> Result<bool, RingError> {
         theirs.check()?;
         if !self.seeds.is_empty() && !theirs.seeds.is_empty() && self.seeds != theirs.seeds {
             return Err(RingError::DifferentSeeds);
@@ -23,7 +48,7 @@ impl Ring {
         if self.range != theirs.range {
             return Err(RingError::DifferentRange);
         }
-        let (entries, changed) = self.merge_entries(theirs, has_allocations)?;
+        let (entries, changed) = self.merge_entries(theirs, has_allocations, yields)?;
         let seeds = if self.seeds.is_empty() {
             &theirs.seeds
         } else {
@@ -44,6 +69,7 @@ impl Ring {
         &self,
         theirs: &Ring,
         has_allocations: impl Fn(Range) -> bool,
+        yields: bool,
     ) -> Result<(Vec<Entry>, bool), RingError> {
         let us = self.peer;
         let in_use = |token, next| self.parts(token, next).any(&has_allocations);
@@ -80,7 +106,7 @@ impl Ring {
                     result.push(Entry { version, ..*ours });
                     continue;
                 }
-                Ordering::Greater if owner_uses_it() => {
+                Ordering::Greater if !yields && owner_uses_it() => {
                     return Err(RingError::UpdateOfOurs {
                         token: ours.token.into(),
                         version: ours.version,

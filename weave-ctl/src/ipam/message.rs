@@ -120,9 +120,18 @@ impl State {
         encode(&STATE, &Value::Struct(fields))
     }
 
+    /// As [`State::decode`], with the sender's clock (Unix time in seconds).
+    pub fn decode_with_clock(payload: &[u8]) -> Result<(Self, i64), MessageError> {
+        let value = Decoder::new(payload).require("IPallocation state")?;
+        Ok((Self::of(&value)?, value.int("Now")?))
+    }
+
     /// Reads one state. Nicknames and voters that make no sense are left out; a ring must be right.
     pub fn decode(payload: &[u8]) -> Result<Self, MessageError> {
-        let value = Decoder::new(payload).require("IPallocation state")?;
+        Self::decode_with_clock(payload).map(|(state, _)| state)
+    }
+
+    fn of(value: &Value<'_>) -> Result<Self, MessageError> {
         let mut state = Self::default();
         for (name, nickname) in value.map("Nicknames")?.unwrap_or_default() {
             let nickname = nickname.as_str("Nicknames")?;

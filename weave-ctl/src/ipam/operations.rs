@@ -6,8 +6,10 @@ use std::net::Ipv4Addr;
 use tracing::warn;
 
 use super::address::{Address, Cidr, CidrError, Range};
+use super::adopt::Adopted;
 use super::allocator::Allocator;
 use super::message::Unicast;
+use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
@@ -33,6 +35,10 @@ pub enum Reply {
     Done,
     /// The container has died, or we are stopping.
     Cancelled,
+    /// A peer was removed; by how much our free space grew.
+    Removed(u32),
+    /// Another ring is ours now; what became of the addresses in use.
+    Adopted(Adopted),
     /// It cannot be.
     Failed(IpamError),
 }
@@ -67,6 +73,21 @@ pub enum IpamError {
     /// The ID owns nothing.
     #[error("Delete: no addresses for {0}")]
     NothingOwned(String),
+    /// The peer to be removed is in the topology.
+    #[error(
+        "{0} is still connected, to us or to another peer, and uses its addresses; see 'weave status peers'. \
+         Stop it first ('weave reset' on it hands its addresses over), or use 'weave rmpeer --force'"
+    )]
+    StillThere(String),
+    /// Another host removes the same peer.
+    #[error(
+        "{1} is taking over from {0} at this moment, or has just done so; run rmpeer on one host only, and see \
+         'weave status ipam'"
+    )]
+    TakenOverBy(String, String),
+    /// There is nothing to adopt, or it would not help.
+    #[error("{0}")]
+    NotAdopted(String),
     /// [`MAX_PENDING`] is reached.
     #[error("too many requests are waiting for addresses; see 'weave status ipam'")]
     TooManyPending,
@@ -184,6 +205,10 @@ impl Allocator {
         let range = subnet.range();
         if let Some(own) = self.owned.of(id).iter().find(|c| range.contains(c.addr)) {
             let addr = own.addr;
+            if self.is_stray(addr) {
+                // Its new owner has been asked; until then nobody knows whether it can stay.
+                return None;
+            }
             self.dead.remove(id);
             return Some(Reply::Allocated(Cidr { addr, prefix_len }));
         }
@@ -192,7 +217,10 @@ impl Allocator {
             return Some(Reply::Failed(IpamError::OutOfBounds(*subnet, universe)));
         }
         self.establish(out);
-        if let Some(addr) = self.space.allocate(subnet.host_range()) {
+        if self.withholds() {
+            return None;
+        }
+        if let Some(addr) = self.take_address(subnet.host_range()) {
             let cidr = Cidr { addr, prefix_len };
             self.record(id, *is_container, cidr);
             return Some(Reply::Allocated(cidr));
@@ -211,6 +239,7 @@ impl Allocator {
         let address = Ipv4Addr::from(cidr.addr).to_string();
         let id = if id == ANONYMOUS { &address } else { id };
         self.owned.add(id, is_container, cidr);
+        self.lost.remove(&cidr.addr);
     }
 
     /// Makes `id` the owner of that address. Waits until it is known whether it can have it.
@@ -268,6 +297,9 @@ impl Allocator {
             return None;
         };
         if owner == self.config.name {
+            if self.withholds() && self.owned.owner(addr).is_none() {
+                return None;
+            }
             return Some(self.claim_here(claim));
         }
         let one = Range {
@@ -328,7 +360,10 @@ impl Allocator {
 
     /// `from` will not give us anything of `range`. Only the owner's answer to a claim's own request, for
     /// that one address, decides the claim.
-    pub(super) fn deny_claims(&mut self, from: PeerName, range: Range) {
+    pub(super) fn deny_claims(&mut self, now: Now, from: PeerName, range: Range) {
+        if range.size() == 1 && self.ring.owner(range.start) == Some(from) {
+            self.deny_stray(now, from, range.start);
+        }
         for mut claim in std::mem::take(&mut self.pending.claims) {
             let addr = claim.cidr.addr;
             let asked = range.start == addr && range.size() == 1;
@@ -365,6 +400,7 @@ impl Allocator {
 
     pub(super) fn retry_pending(&mut self, out: &mut dyn Outlet) {
         self.try_primes(out);
+        self.claim_strays(out);
         for claim in std::mem::take(&mut self.pending.claims) {
             self.attempt_claim(out, claim);
         }
@@ -380,6 +416,8 @@ impl Allocator {
         pending.primes.retain(|p| *p != request);
         pending.claims.retain(|c| c.answered || c.request != request);
         pending.allocates.retain(|a| a.request != request);
+        self.adoptions.retain(|a| a.request != request);
+        self.cancel_removals(|r| r == request);
     }
 
     /// Cancels everything that waits, and all that comes from now on.
@@ -389,6 +427,12 @@ impl Allocator {
             self.reply(request, Reply::Done);
         }
         self.cancel_pending(|_| true);
+        let removals = self.cancel_removals(|_| true);
+        self.replies
+            .extend(removals.into_iter().map(|r| (r, Reply::Cancelled)));
+        let adoptions = std::mem::take(&mut self.adoptions);
+        self.replies
+            .extend(adoptions.into_iter().map(|a| (a.request, Reply::Cancelled)));
     }
 
     pub(super) fn cancel_pending(&mut self, which: impl Fn(&str) -> bool) {
@@ -428,6 +472,9 @@ impl Allocator {
     pub fn free_all(&mut self, id: &str) -> Result<(), IpamError> {
         let cidrs = self.owned.remove_all(id);
         self.dead.remove(id);
+        if self.forget_lost(id) && cidrs.is_empty() {
+            return Ok(());
+        }
         if cidrs.is_empty() {
             return Err(IpamError::NothingOwned(id.to_owned()));
         }
@@ -441,7 +488,7 @@ impl Allocator {
     /// Not an error: outside the universe there is nothing to release, and a rebuild may have dropped it.
     fn release(&mut self, addr: Address) {
         if let Err(error) = self.space.free(addr)
-            && self.ring.range.contains(addr)
+            && self.ring.owner(addr) == Some(self.config.name)
         {
             warn!("[allocator {}] {error}", self.config.name);
         }

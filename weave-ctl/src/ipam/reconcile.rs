@@ -110,7 +110,7 @@ impl Reconcile for Allocator {
         }
         let before = ring_stamps(&self.ring);
         self.learn_nicknames(nicknames);
-        let _ = self.on_ring(out, &theirs);
+        self.on_ring(out, &theirs);
         self.finish();
         let changed = differing(&before, &ring_stamps(&self.ring));
         for key in &changed {

@@ -148,6 +148,13 @@ impl Ring {
         next.map_or(self.range.start, |e| e.token)
     }
 
+    /// Token of the entry after the one at `token`.
+    pub(super) fn token_after(&self, token: Address) -> Address {
+        let index = self.entries.partition_point(|e| e.token <= token);
+        let next = self.entries.get(index).or(self.entries.first());
+        next.map_or(self.range.start, |e| e.token)
+    }
+
     /// `[token, next)` as ranges: two when it wraps, the low part last.
     pub(super) fn parts(&self, token: Address, next: Address) -> impl Iterator<Item = Range> + use<> {
         let high = |end| Range { start: token, end };

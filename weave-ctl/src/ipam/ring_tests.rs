@@ -244,13 +244,17 @@ fn merge_errors() {
             name(3)
         ),
     );
-    check(
-        &[entry(0, 3, 9, 50), entry(50, 2, 0, 50)],
-        &format!(
-            "Received update for IP range I own at 0.0.0.0 v2: incoming message says owner {} v9",
-            name(3)
-        ),
-    );
+    // An original does not yield; that is foreseen.
+    let theirs = ring(2, &[entry(0, 3, 9, 50), entry(50, 2, 0, 50)]);
+    let text = "Received update for IP range I own at 0.0.0.0 v2: incoming message says owner ";
+    let unused = base.clone();
+    let mut used = base.clone();
+    used.entries[0].free = 49;
+    assert_eq!(theirs.refused_by(&unused), None);
+    let refused = theirs.refused_by(&used).map(|e| e.to_string());
+    assert_eq!(refused, Some(format!("{text}{} v9", name(3))));
+    assert_eq!(merge(&mut used, &theirs, true), Ok(true));
+    assert_eq!(used.entries, theirs.entries);
     check(
         &[entry(0, 1, 2, 51), entry(50, 2, 0, 50)],
         "Entry 0.0.0.0-0.0.0.50 reporting too much free space: 51 > 50",

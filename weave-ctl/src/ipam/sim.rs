@@ -12,8 +12,9 @@ use super::allocator::{Allocator, Config, Persisted};
 use super::mode::InitMode;
 use super::operations::{ClaimOptions, Reply, RequestId};
 use super::ring::Entry;
+use super::talk::Say;
 use crate::mesh::Now;
-use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected, UnicastError};
+use crate::mesh::channel::{Channel, GossipData, Neighbour, Outlet, Rejected, UnicastError};
 use crate::mesh::name::PeerName;
 
 pub(super) const UNIX: i64 = 1_600_000_000;
@@ -34,6 +35,7 @@ pub(super) struct FakeOutlet {
     pub now: Now,
     pub known: BTreeSet<PeerName>,
     pub targets: usize,
+    pub neighbour: Option<Neighbour>,
     pub sent: Vec<Sent>,
 }
 
@@ -53,6 +55,9 @@ impl Outlet for FakeOutlet {
     fn active_targets(&self) -> usize {
         self.targets
     }
+    fn neighbour(&self) -> Option<Neighbour> {
+        self.neighbour
+    }
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError> {
         if !self.known.contains(&to) {
             return Err(UnicastError::NoRoute(to));
@@ -70,6 +75,7 @@ enum Kind {
     Unicast,
     Broadcast,
     Gossip,
+    Say(Say),
 }
 
 #[derive(Debug, Clone)]
@@ -133,6 +139,8 @@ struct World {
     /// Probability that a draw of that event divides the network anew.
     split: f64,
     answered: usize,
+    /// `--reclaim-after` of all.
+    reclaim_after: Option<Duration>,
 }
 
 impl World {
@@ -192,6 +200,7 @@ impl World {
             crash: 0.004,
             split: 0.3,
             answered: 0,
+            reclaim_after: None,
         };
         (0..count).for_each(|n| world.start(n));
         world
@@ -211,7 +220,9 @@ impl World {
         let disk = serde_json::to_vec(&node.disk).unwrap();
         let persisted: Option<Persisted> = serde_json::from_slice(&disk).unwrap();
         assert_eq!(persisted, node.disk);
-        node.allocator = Some(Allocator::new(config, persisted));
+        let mut allocator = Allocator::new(config, persisted);
+        allocator.set_reclaim_after(self.reclaim_after);
+        node.allocator = Some(allocator);
         node.life = Life::Up;
         self.step(n, |_, _| Ok(()));
     }
@@ -248,7 +259,7 @@ impl World {
             now: self.now,
             known: self.reachable(n).into_iter().map(peer).collect(),
             targets: self.nodes.len() - 1,
-            sent: Vec::new(),
+            ..FakeOutlet::default()
         };
         let seed = self.seed;
         let Some(allocator) = self.nodes[n].allocator.as_mut() else {
@@ -257,6 +268,15 @@ impl World {
         if let Err(why) = run(allocator, &mut out) {
             panic!("seed {seed}: {n} rejects: {why}");
         }
+        if let Some(conflict) = allocator.conflicts().next() {
+            panic!("seed {seed}: {n} in conflict: {}", conflict.text);
+        }
+        let may_lose = self.reclaim_after.is_some();
+        assert!(
+            may_lose || allocator.strays().is_empty(),
+            "seed {seed}: {n} lost addresses"
+        );
+        let said = allocator.take_said();
         let changes = allocator.take_changes();
         let replies = allocator.take_replies();
         if self.chaos && self.rng.random_bool(self.crash) {
@@ -271,6 +291,21 @@ impl World {
         }
         for (request, reply) in replies {
             self.answer(n, request, reply);
+        }
+        for (to, say) in said {
+            let others = self.reachable(n).into_iter().filter(|o| *o != n);
+            let to: Vec<usize> = match to {
+                None => others.collect(),
+                Some(to) => vec![to.as_u64() as usize - 1],
+            };
+            for to in to {
+                self.post(Mail {
+                    from: n,
+                    to,
+                    kind: Kind::Say(say.clone()),
+                    payload: Vec::new(),
+                });
+            }
         }
         for sent in out.sent {
             match sent {
@@ -339,6 +374,10 @@ impl World {
             Kind::Unicast => allocator.on_unicast(out, peer(from), &payload),
             Kind::Broadcast => allocator.on_broadcast(out, peer(from), &payload).map(|_| ()),
             Kind::Gossip => allocator.on_gossip(out, &payload).map(|_| ()),
+            Kind::Say(say) => {
+                allocator.on_say(out, peer(from), say);
+                Ok(())
+            }
         });
     }
 
@@ -533,7 +572,7 @@ impl World {
         self.settle("before the takeover");
         let heir = self.up()[0];
         self.step(heir, |allocator, out| {
-            allocator.remove_peer(out, &peer(victim).to_string());
+            allocator.take_over(out, peer(victim));
             Ok(())
         });
         self.settle("after the takeover");
@@ -633,4 +672,76 @@ fn exhausted_space() {
         deliveries <= 6 * nodes * nodes,
         "{deliveries} messages in 5 s among {nodes}"
     );
+}
+
+impl World {
+    /// Some seconds in which messages arrive, and all allocate now and then.
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds / 5 {
+            self.now += Duration::from_secs(5);
+            for n in self.up() {
+                self.tick(n);
+                self.send_state(n, Kind::Gossip);
+                if self.rng.random_bool(0.1) {
+                    let id = format!("c{n}.{}", self.rng.random_range(0..12));
+                    self.ask(n, Asked::Allocate(id));
+                }
+            }
+            while !self.mail.is_empty() {
+                let index = self.rng.random_range(0..self.mail.len());
+                self.deliver(index);
+            }
+        }
+    }
+}
+
+/// Peers are out of sight for so long that the others take their space over, and come back with their
+/// containers: no address is handed out by both sides, and all that is in use is had back.
+#[test]
+fn space_that_is_reclaimed_from_peers_that_return() {
+    let mut reclaimed = 0;
+    for seed in 0..40 {
+        let mut world = World::build(seed, 5, Style::Count, "10.2.0.0/22");
+        world.chaos = false;
+        world.reclaim_after = Some(Duration::from_secs(60));
+        for n in 0..5 {
+            let node = world.nodes[n].allocator.as_mut().unwrap();
+            node.set_reclaim_after(world.reclaim_after);
+            world.ask(n, Asked::Allocate(format!("c{n}.0")));
+        }
+        world.pass(20);
+        let away = world.rng.random_range(1..=2);
+        for n in 0..away {
+            let n = (n + seed as usize) % 5;
+            world.nodes[n].group = 1;
+        }
+        let seconds = world.rng.random_range(20..250);
+        world.pass(seconds);
+        if world.rng.random_bool(0.3) {
+            let n = world.rng.random_range(0..5);
+            world.stop(n, Life::Down);
+        }
+        for node in &world.nodes {
+            let entries = node.allocator.as_ref().map(|a| &a.ring().entries);
+            let owners: BTreeSet<PeerName> = entries.into_iter().flatten().map(|e| e.peer).collect();
+            reclaimed += usize::from(entries.is_some() && owners.len() < 5);
+        }
+        world.settle("after the return");
+        world.pass(60);
+        world.settle("a minute later");
+        for n in 0..5 {
+            let allocator = world.nodes[n].allocator.as_ref().unwrap();
+            assert!(
+                allocator.strays().is_empty(),
+                "seed {seed}: {n} waits for {:?}",
+                allocator.strays()
+            );
+            assert!(
+                allocator.lost.is_empty(),
+                "seed {seed}: {n} lost {:?}",
+                allocator.lost
+            );
+        }
+    }
+    assert!(reclaimed > 20, "hardly anything was reclaimed: {reclaimed}");
 }

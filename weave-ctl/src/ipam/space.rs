@@ -128,6 +128,13 @@ impl Space {
         Some(addr)
     }
 
+    /// Takes the highest free address inside `range`.
+    pub fn allocate_last(&mut self, range: Range) -> Option<Address> {
+        let addr = self.free.overlapping(range).last()?.end - 1;
+        self.move_to_used(addr);
+        Some(addr)
+    }
+
     /// Takes that address.
     pub fn claim(&mut self, addr: Address) -> Result<(), SpaceError> {
         if !self.free.contains(addr) {

@@ -19,7 +19,7 @@ impl Allocator {
             is_known_peer: out.is_known(entry.peer),
             version: entry.version.into(),
             free: Some(entry.free.into()),
-            ..report::RingEntry::default()
+            unreachable_seconds: self.absent_for(out.now(), entry.peer).map(|d| d.as_secs()),
         });
         let claims = self.pending.claims.iter().map(|claim| report::PendingClaim {
             ident: claim.id.clone(),
@@ -42,7 +42,22 @@ impl Allocator {
             entries: entries.collect(),
             pending_claims: claims.collect(),
             pending_allocates: allocates.map(|a| format!("{} {}", a.id, a.subnet)).collect(),
-            ..report::Ipam::default()
+            pending_seconds: self
+                .pending_since
+                .map(|since| out.now().saturating_sub(since).as_secs())
+                .filter(|seconds| *seconds > 0),
+            reclaim_after_seconds: self.reclaim_after().map(|after| after.as_secs()),
+            withheld: self.withholds(),
+            conflicts: self.report_conflicts(out.now()),
+            lost: self.report_lost(out.now()),
+            clock_skew: self
+                .clock_skew()
+                .map(|(peer, seconds)| report::ClockSkew {
+                    peer: peer.to_string(),
+                    nickname: self.nicknames.get(&peer).cloned().unwrap_or_default(),
+                    seconds,
+                })
+                .collect(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::allocator::Allocator;
 use super::gossip::broadcast;
@@ -10,17 +10,9 @@ use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
 
 impl Allocator {
-    /// `rmpeer`: takes over everything of the peer with that nickname or name. Returns by how much our
-    /// free space grew; 0 if there is no such peer. The peer must be dead, and no other may do the same.
-    pub fn remove_peer(&mut self, out: &mut dyn Outlet, text: &str) -> u32 {
+    /// Takes over everything of that peer; by how much our free space grew.
+    pub(super) fn take_over(&mut self, out: &mut dyn Outlet, peer: PeerName) -> u32 {
         let us = self.config.name;
-        let Some(peer) = self.find_peer(out, text).filter(|p| *p != us) else {
-            warn!("[allocator {us}] cannot take over from '{text}': no such other peer");
-            return 0;
-        };
-        if out.is_known(peer) {
-            warn!("[allocator {us}] taking over from {peer}, which is still connected");
-        }
         let before = self.space.total_free();
         if self.ring.transfer(peer, us).is_empty() {
             return 0;
@@ -36,7 +28,7 @@ impl Allocator {
 
     /// By nickname, else by name. Of several with one nickname (a host that was reset): one that owns
     /// something, rather one that is gone.
-    fn find_peer(&self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
+    pub(super) fn find_peer(&self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
         let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
         let named = self.nicknames.iter().filter(|(_, nickname)| *nickname == text);
         let named = named.map(|(name, _)| *name);

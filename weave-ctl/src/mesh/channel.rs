@@ -29,6 +29,18 @@ pub enum UnicastError {
     NotConnected(PeerName),
 }
 
+/// Feature that names a peer's program and version; originals have none.
+pub const FEATURE_IMPLEMENTATION: &str = "Implementation";
+
+/// The neighbour whose message is being handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name.
+    pub name: PeerName,
+    /// It runs the original program: it closes a connection over gossip that it cannot merge.
+    pub original: bool,
+}
+
 /// What a channel may ask of the mesh while it handles something.
 pub trait Outlet {
     /// Monotonic time.
@@ -41,6 +53,10 @@ pub trait Outlet {
     fn nickname(&self, peer: PeerName) -> Option<String>;
     /// Direct targets that may still be tried (control.md 1.11 "Quorum").
     fn active_targets(&self) -> usize;
+    /// Who delivered the message that is being handled; `None` when nobody did.
+    fn neighbour(&self) -> Option<Neighbour> {
+        None
+    }
     /// Send to one peer on this channel; queued after the present call returns.
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError>;
     /// Send to everybody along our broadcast tree; queued after the present call returns.
@@ -66,6 +82,11 @@ pub trait Channel {
     fn merge(&self, old: GossipData, new: GossipData) -> GossipData;
     /// Bytes of a queued item, at the moment it is sent (`unix_now` in seconds).
     fn encode(&mut self, unix_now: i64, data: &GossipData) -> Vec<u8>;
+    /// May our gossip and broadcasts go to this neighbour now? Asked just before [`Channel::encode`].
+    fn wants_gossip(&self, neighbour: Neighbour) -> bool {
+        let _ = neighbour;
+        true
+    }
     /// How this channel's state reaches new peers record by record; `None` if it cannot, or not now: they get
     /// what originals get.
     fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {

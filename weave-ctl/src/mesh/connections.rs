@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::channel::FEATURE_IMPLEMENTATION;
 use super::claim::{Claim, Holder};
 use super::core::{Call, GARBAGE_DELAY, HEARTBEAT, Introduction, Mesh, Output};
 use super::gossip::TOPOLOGY;
@@ -31,6 +32,8 @@ pub(super) struct Connection {
     pub(super) dialled: Option<SocketAddr>,
     pub(super) uid: u64,
     pub(super) established: bool,
+    /// It does not say that it is another program than the original.
+    pub(super) original: bool,
     /// We exchange records with it, not full states.
     pub(super) reconciles: bool,
     pub(super) heartbeat_at: Now,
@@ -254,6 +257,7 @@ impl Mesh {
                 dialled,
                 uid,
                 established: false,
+                original: !features.extra.contains_key(FEATURE_IMPLEMENTATION),
                 reconciles,
                 heartbeat_at: call.now + HEARTBEAT,
                 queue: Queue::default(),

@@ -74,6 +74,8 @@ pub struct Mesh {
     /// To be passed on once the routes are up to date.
     pub(super) waiting: BTreeMap<(Arc<str>, Relay), Item>,
     pub(super) waiting_bytes: usize,
+    /// The connection whose message is being handled.
+    pub(super) delivered_by: Option<ConnId>,
     /// Records that we have asked for.
     pub(super) asks: Asks,
     /// To be closed at the end of the call.
@@ -119,6 +121,7 @@ impl Mesh {
             update: BTreeSet::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            delivered_by: None,
             asks: Asks::default(),
             doomed: Vec::new(),
             out: Vec::new(),
@@ -167,6 +170,10 @@ impl Mesh {
             }
             Input::Connect { peers, replace } => {
                 self.targets.connect(call.now, peers, replace);
+                self.timers.dial = Some(call.now);
+            }
+            Input::Moved(peer) => {
+                self.targets.moved(&peer);
                 self.timers.dial = Some(call.now);
             }
             Input::Forget { peers } => {

@@ -587,18 +587,19 @@ fn who_joins_with_a_short_id_that_is_taken_moves_before_it_dials_others() {
 }
 
 #[test]
-fn one_bad_entry_is_skipped_a_broken_message_is_not() {
-    let mut b = Bench::with_neighbours(1);
-    assert_eq!(
-        reasons(&b.receive(1, Message::Gossip(envelope("topology", 1, &[0xff])))).len(),
-        1
-    );
-    assert_eq!(b.mesh.connection_to(name(1)), None);
-    let mut b = Bench::with_neighbours(1);
-    assert_eq!(
-        reasons(&b.receive(1, unicast("topology", 1, OWN, b"x"))),
-        [(1, "unexpected topology gossip unicast: 1 bytes")]
-    );
+fn broken_messages_are_skipped_and_not_passed_on() {
+    let mut b = Bench::with_neighbours(2);
+    for broken in [
+        Message::Gossip(envelope("topology", 1, &[0xff])),
+        Message::Broadcast(envelope("topology", 1, &[0xff])),
+        unicast("topology", 1, OWN, b"x"),
+    ] {
+        assert_eq!(reasons(&b.receive(1, broken)), []);
+    }
+    b.wait_until(5000);
+    assert!(b.mesh.connection_to(name(1)).is_some());
+    assert_eq!(b.mesh.counters().topology_messages_skipped, 3);
+    assert!(b.shown(2).iter().all(|sent| !sent.contains("topology")));
 }
 
 #[test]

@@ -91,6 +91,8 @@ pub enum Input {
         /// Forget all earlier ones first.
         replace: bool,
     },
+    /// A direct peer's name has been looked up again and leads to another address.
+    Moved(ResolvedPeer),
     /// `weave forget`: texts as they were given. Closes nothing.
     Forget {
         /// Unknown ones are ignored.
@@ -194,6 +196,8 @@ pub enum Output {
 pub struct Counters {
     /// Entries of topology updates that could not be read.
     pub topology_entries_skipped: u64,
+    /// Topology messages that could not be read at all, or were unicasts.
+    pub topology_messages_skipped: u64,
     /// Entries of topology updates beyond a bound.
     pub topology_entries_refused: u64,
     /// Unicasts that we could not pass on: no route, or no connection.

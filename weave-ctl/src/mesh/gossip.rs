@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 
-use super::channel::{Channel, Channels, GossipData, Outlet, Rejected, UnicastError};
+use super::channel::{Channel, Channels, GossipData, Neighbour, Outlet, Rejected, UnicastError};
 use super::core::{Call, GARBAGE_DELAY, Mesh, Output};
 use super::message::{Envelope, Message};
 use super::name::PeerName;
@@ -53,6 +53,9 @@ impl Outlet for Exit<'_> {
     }
     fn active_targets(&self) -> usize {
         self.mesh.targets.active()
+    }
+    fn neighbour(&self) -> Option<Neighbour> {
+        self.mesh.neighbour(self.mesh.delivered_by?)
     }
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError> {
         let conn = self.mesh.gossip_hop(to)?;
@@ -163,10 +166,18 @@ impl Mesh {
             .ok_or(UnicastError::NotConnected(hop))
     }
 
+    pub(super) fn neighbour(&self, conn: ConnId) -> Option<Neighbour> {
+        self.conns.get(&conn).map(|c| Neighbour {
+            name: c.remote,
+            original: c.original,
+        })
+    }
+
     pub(super) fn received(&mut self, call: &mut Call<'_>, conn: ConnId, message: Message) {
         let Some(from) = self.conns.get(&conn).map(|c| c.remote) else {
             return;
         };
+        self.delivered_by = Some(conn);
         let verdict = match message {
             Message::Heartbeat => Ok(()),
             Message::NameTaken(holder) => {
@@ -190,6 +201,7 @@ impl Mesh {
                 Ok(())
             }
         };
+        self.delivered_by = None;
         if let Err(Rejected(reason)) = verdict {
             self.doomed.push((conn, reason));
         }
@@ -199,7 +211,7 @@ impl Mesh {
         let Envelope { channel, payload, .. } = envelope;
         let relay = Relay::Gossip { except: from };
         if channel == TOPOLOGY {
-            let (changed, _) = self.apply_topology(call, &payload)?;
+            let (changed, _) = self.apply_topology(call, &payload);
             if !changed.is_empty() {
                 self.relay(call, channel.into(), relay, Item::Peers(changed));
             }
@@ -231,8 +243,10 @@ impl Mesh {
         }
         let relay = Relay::Broadcast { origin: source };
         if channel == TOPOLOGY {
-            let (_, mentioned) = self.apply_topology(call, &payload)?;
-            self.relay(call, channel.into(), relay, Item::Peers(mentioned));
+            let (_, mentioned) = self.apply_topology(call, &payload);
+            if !mentioned.is_empty() {
+                self.relay(call, channel.into(), relay, Item::Peers(mentioned));
+            }
             return Ok(());
         }
         let heard = self.with_channel(call, &channel, |c, outlet| {
@@ -279,10 +293,9 @@ impl Mesh {
             payload,
         } = envelope;
         if channel == TOPOLOGY {
-            return Err(Rejected(format!(
-                "unexpected topology gossip unicast: {} bytes",
-                payload.len()
-            )));
+            // Nobody sends such. Whoever did is not the neighbour that relayed it.
+            self.skip_topology(format_args!("a unicast of {} bytes from {source}", payload.len()));
+            return Ok(());
         }
         self.with_channel(call, &channel, |c, outlet| c.on_unicast(outlet, source, &payload))
             .unwrap_or(Ok(()))
@@ -314,18 +327,33 @@ impl Mesh {
         name
     }
 
+    /// Counts what cannot be used. It ends no connection: the next one would bring the same (W1).
+    fn skip_topology(&mut self, what: std::fmt::Arguments<'_>) {
+        self.counters.topology_messages_skipped += 1;
+        if self.counters.topology_messages_skipped.is_power_of_two() {
+            let skipped = self.counters.topology_messages_skipped;
+            tracing::warn!("skipping topology gossip, {skipped} so far: {what}");
+        }
+    }
+
     /// Applies a topology payload; returns the names that were news, and all names in it.
     fn apply_topology(
         &mut self,
         call: &Call<'_>,
         payload: &[u8],
-    ) -> Result<(BTreeSet<PeerName>, BTreeSet<PeerName>), Rejected> {
+    ) -> (BTreeSet<PeerName>, BTreeSet<PeerName>) {
         let mut skipped = 0;
-        let update = decode_topology_news(payload, &mut skipped, |peer| self.peers.is_news(peer))
-            .map_err(|e| Rejected(e.to_string()))?;
+        let update = decode_topology_news(payload, &mut skipped, |peer| self.peers.is_news(peer));
+        let update = match update {
+            Ok(update) => update,
+            Err(error) => {
+                self.skip_topology(format_args!("{error}"));
+                return (BTreeSet::new(), BTreeSet::new());
+            }
+        };
         self.counters.topology_entries_skipped += skipped;
         let applied = self.take_in(call.now, update);
-        Ok((applied.changed, applied.mentioned))
+        (applied.changed, applied.mentioned)
     }
 
     /// What others say of the topology becomes ours.

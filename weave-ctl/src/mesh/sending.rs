@@ -119,7 +119,13 @@ impl Mesh {
                 self.encode_peers(conn, &key, all)?
             }
             Item::Peers(names) => self.encode_peers(conn, &key, names)?,
-            Item::Data(data) => channels.get(&key.0)?.encode(unix_now, &data),
+            Item::Data(data) => {
+                let channel = channels.get(&key.0)?;
+                if !channel.wants_gossip(self.neighbour(conn)?) {
+                    return None;
+                }
+                channel.encode(unix_now, &data)
+            }
             Item::Relayed(list) => list.into_iter().next()?.to_vec(),
             Item::Work(work) => return self.encode_work(conn, unix_now, channels, &key.0, work),
             Item::News(..) => return None,

@@ -138,6 +138,11 @@ impl Mesh {
         self.targets.direct()
     }
 
+    /// Texts of the direct peers that are dialled at this address.
+    pub fn direct_at(&self, addr: SocketAddr) -> impl Iterator<Item = &str> {
+        self.targets.direct_at(addr)
+    }
+
     /// Connections that ended, other than to ourselves.
     #[must_use]
     pub fn termination_count(&self) -> u64 {

@@ -168,6 +168,19 @@ impl Targets {
         }
     }
 
+    /// Texts of the direct peers that are to be dialled at this address.
+    pub fn direct_at(&self, addr: SocketAddr) -> impl Iterator<Item = &str> {
+        let here = self.direct.iter().filter(move |d| self.address(d) == addr);
+        here.map(|d| d.text.as_str())
+    }
+
+    /// A direct peer's name leads to another address now; ignored if it is none any more.
+    pub fn moved(&mut self, peer: &ResolvedPeer) {
+        if let Some(direct) = self.direct.iter_mut().find(|d| d.text == peer.text) {
+            direct.addr = canonical(peer.addr);
+        }
+    }
+
     /// Removes direct peers by the text they were given as.
     pub fn forget(&mut self, texts: &[String]) {
         self.direct.retain(|d| !texts.contains(&d.text));

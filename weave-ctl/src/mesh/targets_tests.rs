@@ -260,3 +260,25 @@ fn addresses_from_the_topology() {
         assert_eq!(shown(bad, true), None, "{bad}");
     }
 }
+
+#[test]
+fn a_direct_peer_that_has_moved_is_dialled_where_it_is() {
+    let mut w = World::new(0);
+    let named = |ip: &str| ResolvedPeer {
+        text: "host".to_owned(),
+        addr: SocketAddr::new(ip.parse().unwrap(), 0),
+        port_given: false,
+    };
+    w.targets.connect(at(0), vec![named("10.0.0.1")], false);
+    assert_eq!(w.dials(0), ["10.0.0.1:6783"]);
+    let texts = |w: &World, text: &str| w.targets.direct_at(addr(text)).count();
+    assert_eq!((texts(&w, "10.0.0.1:6783"), texts(&w, "10.0.0.2:6783")), (1, 0));
+    w.targets.moved(&named("10.0.0.2"));
+    w.fails(at(1), "10.0.0.1:6783", Ending::NotMade);
+    assert_eq!(w.dials(1), ["10.0.0.2:6783"], "at once");
+    assert_eq!(w.state("10.0.0.1:6783"), None, "and no longer where it was");
+    assert!(w.targets.is_direct(addr("10.0.0.2:6783")));
+    w.targets.forget(&["host".to_owned()]);
+    w.targets.moved(&named("10.0.0.3"));
+    assert_eq!(w.targets.direct().count(), 0);
+}

@@ -15,6 +15,7 @@ use crate::api::backend::{Backend, BackendError};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
 use crate::ipam::address::Cidr;
+use crate::ipam::adopt::Adopted;
 
 /// Longest form accepted, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -74,6 +75,7 @@ fn ipam_routes<B: Backend>() -> Router<B> {
             get(lookup_in::<B>).post(allocate_in::<B>).put(claim::<B>),
         )
         .route("/ring", get(prime::<B>))
+        .route("/ipam/adopt", post(adopt::<B>))
         .route("/ipinfo/defaultsubnet", get(default_subnet::<B>))
         .route("/ipinfo/tracker", get(|| async { reply::text("\n") }))
 }
@@ -167,6 +169,18 @@ async fn prime<B: Backend>(State(backend): State<B>) -> Answer {
     Ok(reply::text(""))
 }
 
+/// One line for each address in use here: `kept`, `lost` or `waiting`, whose it is, and the address.
+async fn adopt<B: Backend>(State(backend): State<B>, params: Params) -> Answer {
+    let adopted = backend.adopt(params.all("peer").into_iter().next()).await?;
+    let Adopted { kept, lost, waiting } = adopted;
+    let lists = [("kept", kept), ("lost", lost), ("waiting", waiting)];
+    let lines = lists.into_iter().flat_map(|(what, list)| {
+        list.into_iter()
+            .map(move |(id, cidr)| format!("{what} {id} {cidr}\n"))
+    });
+    Ok(reply::text(lines.collect::<String>()))
+}
+
 async fn default_subnet<B: Backend>(State(backend): State<B>) -> Response {
     match backend.default_subnet() {
         Some(subnet) => reply::text(subnet.to_string()),
@@ -190,11 +204,17 @@ async fn depart<B: Backend>(State(backend): State<B>) -> Answer {
     Ok(reply::no_content())
 }
 
-async fn remove_peer<B: Backend>(State(backend): State<B>, Path(peer): Path<String>) -> Answer {
-    Ok(match backend.remove_peer(peer.clone()).await? {
-        Some(count) => reply::text(format!("{count} IPs taken over from {peer}\n")),
-        None => reply::text(""),
-    })
+async fn remove_peer<B: Backend>(
+    State(backend): State<B>,
+    Path(peer): Path<String>,
+    params: Params,
+) -> Answer {
+    Ok(
+        match backend.remove_peer(peer.clone(), params.is_true("force")).await? {
+            Some(count) => reply::text(format!("{count} IPs taken over from {peer}\n")),
+            None => reply::text(""),
+        },
+    )
 }
 
 async fn status<B: Backend>(backend: B, page: Page) -> Answer {

@@ -68,6 +68,10 @@ pub struct LaunchArgs {
     /// How the first peers divide the range: consensus[=COUNT], seed=MAC,... or observer
     #[arg(long, value_name = "MODE")]
     pub(super) ipalloc_init: Option<String>,
+    /// Give the addresses of a peer that has been unreachable for so long (1h, 30m; at least 1m) to another, if
+    /// more than half of all peers with addresses agree; to be given on all peers [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = absence)]
+    pub(super) reclaim_after: Option<std::time::Duration>,
     /// XDP on the host's network cards: auto, native, generic or off [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(super) xdp: Option<crate::overlay::fastdp::xdp::Wanted>,
@@ -114,6 +118,34 @@ pub(super) fn boolean(text: &str) -> Result<bool, Box<dyn std::error::Error + Se
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(Box::new(NotBoolean)),
     }
+}
+
+/// `1h30m`, `90s`; at least a minute.
+fn absence(text: &str) -> Result<std::time::Duration, String> {
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    let parsed = loop {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = rest.split_at(digits);
+        let scale = match unit.as_bytes().first() {
+            Some(b'h') => 3600,
+            Some(b'm') => 60,
+            Some(b's') => 1,
+            _ => break None,
+        };
+        let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
+        match part.and_then(|part| seconds.checked_add(part)) {
+            Some(sum) => seconds = sum,
+            None => break None,
+        }
+        rest = unit.get(1..).unwrap_or_default();
+        if rest.is_empty() {
+            break Some(std::time::Duration::from_secs(seconds));
+        }
+    };
+    let shortest = crate::ipam::reclaim::MIN_RECLAIM_AFTER;
+    let parsed = parsed.filter(|after| (shortest.as_secs()..=10 * 365 * 86_400).contains(&after.as_secs()));
+    parsed.ok_or_else(|| "a duration of at least a minute, like 1h or 30m".to_owned())
 }
 
 fn address(text: &str) -> Result<std::net::IpAddr, std::net::AddrParseError> {

@@ -77,6 +77,8 @@ pub struct IpamOptions {
     pub default_subnet: Cidr,
     /// How the first ring comes about.
     pub init: InitMode,
+    /// After which absence a majority gives a peer's addresses to another; `None`: never.
+    pub reclaim_after: Option<std::time::Duration>,
 }
 
 /// MTU inside containers.
@@ -246,5 +248,6 @@ fn ipam(args: &LaunchArgs) -> Result<Option<IpamOptions>, Failure> {
         range_is_default: args.ipalloc_range.is_none(),
         default_subnet,
         init,
+        reclaim_after: args.reclaim_after,
     }))
 }

@@ -70,7 +70,7 @@ const FLAGS: &[(&str, Takes, Then)] = &[
     (
         "no-masq-local",
         Boolean,
-        Note("nothing is masqueraded in this version"),
+        Note("nothing is masqueraded in this version; this comes with 'expose'"),
     ),
     ("no-multicast-route", Boolean, Note("give it to 'weave attach'")),
     (
