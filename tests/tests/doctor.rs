@@ -210,3 +210,49 @@ fn fix_does_what_is_safe() {
         Ok(())
     });
 }
+#[test]
+fn separately_seeded_hosts_are_mended_by_fix() {
+    Plan::mesh(2).test("doctor-seeds", |lab: &Lab| {
+        let [first, second] = lab.hosts() else {
+            anyhow::bail!("two hosts")
+        };
+        for host in lab.hosts() {
+            host.launch(&["--ipalloc-init", &format!("seed={}", host.peer_name())])?;
+        }
+        let (one, _) = first.attached("c1")?;
+        // Not the lowest address of the range, which the first host has given out as well.
+        let two = second.container("c2")?;
+        let address = *second
+            .attach(&two, &["net:10.40.0.0/24"])?
+            .first()
+            .context("no address")?;
+        first.weave(&["connect", &second.address().to_string()])?.ok()?;
+        let (what, run) = wait_finding(first, "ring-conflict")?;
+        ensure!(
+            what.contains("h2") && what.contains("seeded by different peers"),
+            "{what}"
+        );
+        ensure!(
+            run.iter().any(|step| step.contains("doctor --fix, on h2")),
+            "{run:?}"
+        );
+        let (_, run) = wait_finding(second, "ring-conflict")?;
+        ensure!(
+            run.iter().any(|step| step.contains("doctor --fix, here")),
+            "{run:?}"
+        );
+
+        let output = second.weave(&["doctor", "--fix"])?;
+        ensure!(
+            output.stdout.contains("done: take over the address ring of"),
+            "{output}"
+        );
+        ensure!(
+            output.stdout.contains(&format!("kept {} {address}/24", two.id())),
+            "{output}"
+        );
+        wait_healthy(first)?;
+        wait_healthy(second)?;
+        one.wait_ping(second.attached("c3")?.1)
+    });
+}

@@ -225,7 +225,7 @@ impl Daemon {
             ports: BTreeSet::new(),
             mesh,
             channels,
-            saver: Saver::start(store.clone())?,
+            saver: Saver::new(store.clone())?,
             store,
             overlays,
             neighbours: Neighbours::default(),

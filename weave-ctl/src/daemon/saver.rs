@@ -35,15 +35,19 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// Starts the thread.
-    pub fn start(store: Arc<Store>) -> anyhow::Result<Self> {
+    /// Starts the thread; it saves into the store.
+    pub fn new(store: Arc<Store>) -> anyhow::Result<Self> {
+        Self::start(move |changes| store.save_ipam(changes))
+    }
+
+    fn start(save: impl Fn(&Changes) -> Result<(), StoreError> + Send + 'static) -> anyhow::Result<Self> {
         let (jobs, to_do) = mpsc::channel::<Changes>();
         let (done, results) = async_mpsc::channel(1);
         let thread = std::thread::Builder::new()
             .name("saver".to_owned())
             .spawn(move || {
                 while let Ok(changes) = to_do.recv() {
-                    if done.blocking_send(store.save_ipam(&changes)).is_err() {
+                    if done.blocking_send(save(&changes)).is_err() {
                         return;
                     }
                 }
@@ -125,16 +129,13 @@ mod tests {
     async fn what_is_held_comes_back_when_the_change_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path().join("weave.redb")).unwrap());
-        let mut saver = Saver::start(store.clone()).unwrap();
+        let mut saver = Saver::new(store.clone()).unwrap();
         let seeds = || store.load().unwrap().ipam.unwrap().ring.seeds.len();
         let answered = Arc::new(AtomicU32::new(0));
         for n in 1..20 {
-            let count = answered.clone();
             let held = Held {
-                answers: vec![Box::new(move || {
-                    count.fetch_add(1, Ordering::SeqCst);
-                })],
                 messages: vec![(n, vec![1])],
+                ..counting(&answered)
             };
             saver.save(changes(n), held).unwrap();
             assert!(saver.is_busy());
@@ -147,5 +148,65 @@ mod tests {
         saver.save(changes(30), Held::default()).unwrap();
         saver.finish().await.unwrap();
         assert_eq!(seeds(), 30);
+    }
+
+    fn counting(count: &Arc<AtomicU32>) -> Held {
+        let count = count.clone();
+        let answer: Answering = Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        Held {
+            answers: vec![answer],
+            messages: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_its_time_holds_nobody_else_up() {
+        let (disk, is_done) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(is_done);
+        let mut saver = Saver::start(move |_| {
+            let _ = wait.lock().unwrap().recv();
+            Ok(())
+        })
+        .unwrap();
+        let answered = Arc::new(AtomicU32::new(0));
+        saver.save(changes(1), counting(&answered)).unwrap();
+        // The loop's other events come first, again and again, and nothing is let out.
+        for _ in 0..10 {
+            tokio::select! {
+                biased;
+                _ = saver.saved() => panic!("it is not on disk"),
+                () = tokio::task::yield_now() => {}
+            }
+            assert!(saver.is_busy() && answered.load(Ordering::SeqCst) == 0);
+        }
+        disk.send(()).unwrap();
+        let held = saver.saved().await.unwrap();
+        assert_eq!(held.answers.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_saved_is_never_let_out() {
+        let full = || {
+            Err(StoreError::Io(
+                "/d/weave.redb".into(),
+                "No space left on device".to_owned(),
+            ))
+        };
+        let mut saver = Saver::start(move |_| full()).unwrap();
+        let answered = Arc::new(AtomicU32::new(0));
+        saver.save(changes(1), counting(&answered)).unwrap();
+        let Err(error) = saver.saved().await else {
+            panic!("it was not saved");
+        };
+        let text = format!("{error:#}");
+        assert!(
+            text.starts_with("Error persisting ring data: cannot use /d/weave.redb: No space"),
+            "{text}"
+        );
+        // The daemon ends now.
+        drop(saver);
+        assert_eq!(answered.load(Ordering::SeqCst), 0);
     }
 }

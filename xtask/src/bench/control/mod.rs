@@ -5,6 +5,7 @@
 mod cluster;
 mod disk;
 mod rates;
+mod simulated;
 mod table;
 
 use std::fs;
@@ -33,7 +34,7 @@ mod original {
 }
 
 /// What to measure.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     /// Hosts of the large cluster
     #[arg(long, default_value_t = 30)]
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// Only the rates and latencies of requests
     #[arg(long)]
     pub rates_only: bool,
+    /// Peers of the simulated clusters
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 500])]
+    pub simulated: Vec<usize>,
     #[arg(long, hide = true)]
     pub built: bool,
 }
@@ -62,7 +66,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut rows = rates()?;
     if !arguments.rates_only {
         rows.extend(three_peers()?);
-        rows.extend(many_peers(arguments)?);
+        rows.extend(many_peers(arguments.peers, arguments.rest)?);
+        for peers in arguments.simulated {
+            heading(&format!("{peers} simulated peers"));
+            rows.extend(simulated::rows(peers)?);
+        }
     }
     heading("Result");
     println!("{}\n", table::render(&rows));
@@ -148,8 +156,7 @@ fn three_peers() -> Result<Vec<Row>> {
     )])
 }
 
-fn many_peers(arguments: Arguments) -> Result<Vec<Row>> {
-    let Arguments { peers, rest, .. } = arguments;
+fn many_peers(peers: u8, rest: u64) -> Result<Vec<Row>> {
     heading(&format!("{peers} peers"));
     let plan = super::paths::released(Plan::mesh(peers).options(Options::new()));
     let lab = plan.build("bench-many")?;
