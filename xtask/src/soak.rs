@@ -90,6 +90,7 @@ fn chaos(args: &Args) -> Result<()> {
         seed,
         hosts: *hosts,
         time: Duration::from_secs_f64(minutes * 60.0),
+        strict: true,
         replay: format!(
             "cargo xtask soak --only chaos --minutes {minutes} --hosts {hosts} --chaos-seed {seed}"
         ),

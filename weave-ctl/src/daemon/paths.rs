@@ -1,6 +1,6 @@
 //! The overlays and the loop: what the paths to neighbours ask for, and what they are told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddrV4;
 
 use aya::maps::{MapData, RingBuf};
@@ -10,6 +10,7 @@ use super::neighbours::{Actions, NewConnection};
 use crate::mesh::core::Input;
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
+use crate::mesh::summary::ConnectionSummary;
 use crate::mesh::{ConnId, Now};
 use crate::overlay::fastdp::heartbeat::Received;
 use crate::overlay::fastdp::maps;
@@ -257,6 +258,20 @@ impl Daemon {
             sleeves: self.neighbours.sleeves(),
             best: self.neighbours.best(),
             floods: self.floods.clone(),
+            orphans: self.orphans(),
         }
+    }
+
+    /// Peers that say that they are connected with us, while we are not with them.
+    fn orphans(&self) -> BTreeSet<PeerName> {
+        let claims = |link: &ConnectionSummary| link.name == self.name && link.established;
+        let peers = self
+            .mesh
+            .peers()
+            .filter(|peer| peer.connections.iter().any(claims));
+        peers
+            .map(|peer| peer.name)
+            .filter(|name| self.mesh.connection_to(*name).is_none())
+            .collect()
     }
 }

@@ -254,6 +254,7 @@ impl Allocator {
         if self.awaiting_consensus {
             self.propose(out);
         }
+        self.name_owners(out);
         self.release_dead(out.now());
         self.age_conflicts(out);
         self.watch_owners(out);

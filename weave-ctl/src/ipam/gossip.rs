@@ -154,6 +154,17 @@ impl Allocator {
         }
     }
 
+    /// Nicknames of ring owners as the topology has them: records between new peers come without those of owners
+    /// that nothing has changed for.
+    pub(super) fn name_owners(&mut self, out: &dyn Outlet) {
+        let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
+        let named = owners
+            .into_iter()
+            .filter_map(|peer| Some((peer, out.nickname(peer)?)));
+        let named = named.filter(|(_, nickname)| !nickname.is_empty()).collect();
+        self.learn_nicknames(named);
+    }
+
     /// A neighbour's clock showed `theirs` when ours showed `ours` (Unix seconds).
     pub(super) fn saw_clock(&mut self, neighbour: PeerName, theirs: i64, ours: i64) {
         if self.clocks.len() < MAX_NICKNAMES || self.clocks.contains_key(&neighbour) {

@@ -121,8 +121,11 @@ impl Reconcile for Allocator {
         Some(changed)
     }
 
-    fn saw_clock(&mut self, neighbour: PeerName, theirs: i64, ours: i64) {
-        Allocator::saw_clock(self, neighbour, theirs, ours);
+    fn met(&mut self, neighbour: PeerName, nickname: &str, (theirs, ours): (i64, i64)) {
+        self.saw_clock(neighbour, theirs, ours);
+        if !nickname.is_empty() {
+            self.learn_nicknames(BTreeMap::from([(neighbour, nickname.to_owned())]));
+        }
     }
 }
 

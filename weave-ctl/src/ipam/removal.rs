@@ -66,8 +66,9 @@ impl Allocator {
         forced: bool,
     ) -> Result<Option<PeerName>, IpamError> {
         let us = self.config.name;
+        let found = self.find_peer(out, text).filter(|p| *p != us);
         let owns = |peer: &PeerName| self.ring.entries.iter().any(|e| e.peer == *peer);
-        let Some(peer) = self.find_peer(out, text).filter(|p| *p != us).filter(owns) else {
+        let Some(peer) = found.filter(owns) else {
             return Ok(None);
         };
         if out.is_known(peer) && !forced {

@@ -6,8 +6,15 @@ use super::allocator::Allocator;
 use super::paxos::Paxos;
 use crate::api::report;
 use crate::mesh::channel::Outlet;
+use crate::mesh::name::PeerName;
 
 impl Allocator {
+    /// As gossip told, else from the topology.
+    fn nickname(&self, out: &dyn Outlet, peer: PeerName) -> String {
+        let told = self.nicknames.get(&peer).cloned();
+        told.or_else(|| out.nickname(peer)).unwrap_or_default()
+    }
+
     /// The IPAM part of the report.
     #[must_use]
     pub fn report(&self, out: &dyn Outlet) -> report::Ipam {
@@ -15,7 +22,7 @@ impl Allocator {
             token: Ipv4Addr::from(range.start).to_string(),
             size: range.size().into(),
             peer: entry.peer.to_string(),
-            nickname: self.nicknames.get(&entry.peer).cloned().unwrap_or_default(),
+            nickname: self.nickname(out, entry.peer),
             is_known_peer: out.is_known(entry.peer),
             version: entry.version.into(),
             free: Some(entry.free.into()),

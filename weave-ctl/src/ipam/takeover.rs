@@ -28,7 +28,8 @@ impl Allocator {
 
     /// By nickname, else by name. Of several with one nickname (a host that was reset): one that owns
     /// something, rather one that is gone.
-    pub(super) fn find_peer(&self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
+    pub(super) fn find_peer(&mut self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
+        self.name_owners(out);
         let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
         let named = self.nicknames.iter().filter(|(_, nickname)| *nickname == text);
         let named = named.map(|(name, _)| *name);

@@ -74,6 +74,9 @@ pub struct View {
     pub floods: BTreeMap<PeerName, Vec<PeerName>>,
     /// Our own name.
     pub own_name: Option<PeerName>,
+    /// Peers that we have no connection with, and whose own record says that they have one with us. Most likely
+    /// their controller is dead and their kernel goes on.
+    pub orphans: BTreeSet<PeerName>,
 }
 
 /// What the maps shall hold.
@@ -150,7 +153,14 @@ impl Forwarding {
             .filter_map(|name| view.peers.get(name))
             .map(|id| u32::from(id.get()))
             .collect();
-        self.hold(now, view, &routed);
+        let orphans: BTreeSet<u32> = view
+            .orphans
+            .iter()
+            .filter_map(|name| view.peers.get(name))
+            .map(|id| u32::from(id.get()))
+            .filter(|id| self.is_direct(*id))
+            .collect();
+        self.hold(now, view, &routed.difference(&orphans).copied().collect());
         for (id, held) in &self.held {
             tables.peers.insert(*id, held.hop);
         }
@@ -160,7 +170,7 @@ impl Forwarding {
             .filter(|(_, hop)| hop.flags & NextHop::USABLE != 0)
             .map(|(id, hop)| (*id, *hop))
             .collect();
-        tables.floods = self.floods(view);
+        tables.floods = self.floods(view, &routed);
         tables.senders = self.senders(view);
         tables
     }
@@ -181,6 +191,13 @@ impl Forwarding {
         changed
     }
 
+    /// Did frames go there without a relay? That way is better than the one by a neighbour who may not have noticed
+    /// yet that the controller is dead, or who cannot reach it.
+    fn is_direct(&self, id: u32) -> bool {
+        let held = self.held.get(&id).map(|held| &held.hop);
+        self.usable.get(&id).or(held).is_some_and(|hop| hop.via == id)
+    }
+
     /// Peers without a route keep their last way for a while; peers with one need none.
     fn hold(&mut self, now: Now, view: &View, routed: &BTreeSet<u32>) {
         for (id, hop) in std::mem::take(&mut self.usable) {
@@ -195,7 +212,7 @@ impl Forwarding {
             .retain(|id, held| !routed.contains(id) && held.until > now && *id != view.own);
     }
 
-    fn floods(&self, view: &View) -> BTreeMap<u32, FloodHops> {
+    fn floods(&self, view: &View, routed: &BTreeSet<u32>) -> BTreeMap<u32, FloodHops> {
         let number = |name: &PeerName| -> Option<u32> {
             if Some(*name) == view.own_name {
                 return Some(view.own);
@@ -218,7 +235,8 @@ impl Forwarding {
             if origin == view.own {
                 // A held neighbour still hears our own floods: nobody else passes them on to it,
                 // and it does not send them back.
-                let held = self.held.iter().filter(|(id, held)| held.hop.via == **id);
+                let alone = |id: &u32, held: &Held| held.hop.via == *id && !routed.contains(id);
+                let held = self.held.iter().filter(|(id, held)| alone(id, held));
                 hops.extend(held.filter_map(|(id, _)| u16::try_from(*id).ok()));
             }
             let mut entry = FloodHops::default();
@@ -414,6 +432,42 @@ mod tests {
         assert_eq!(
             forwarding.update(at(2), &detour).peers[&102].remote_ip,
             [172, 31, 0, 3]
+        );
+    }
+
+    /// Others still list their connections with it, so there is a route; it may lead nowhere.
+    #[test]
+    fn an_orphan_is_reached_as_before_and_not_through_a_relay() {
+        let mut forwarding = Forwarding::default();
+        let mut both = view();
+        both.links.insert(name(3), link(3));
+        both.best.insert(name(3), Best::Fastdp);
+        both.routes.insert(name(3), name(3));
+        both.floods.insert(name(1), vec![name(2), name(3)]);
+        let before = forwarding.update(at(0), &both);
+        let mut orphaned = View {
+            orphans: [name(3)].into(),
+            ..view()
+        };
+        let during = forwarding.update(at(1), &orphaned);
+        assert_eq!(during.peers[&103], before.peers[&103]);
+        assert!(during.senders.contains_key(&[172, 31, 0, 3]), "and is heard");
+        assert_eq!(during.floods[&101].count, 1, "the relay floods to it if it can");
+        assert_eq!(
+            forwarding.update(at(60), &orphaned).peers[&103],
+            before.peers[&103]
+        );
+        assert_eq!(
+            forwarding.update(at(61), &orphaned).peers[&103].via,
+            102,
+            "not for ever"
+        );
+        forwarding.update(at(70), &both);
+        orphaned.orphans.clear();
+        assert_eq!(
+            forwarding.update(at(71), &orphaned).peers[&103].via,
+            102,
+            "its controller lives, and says that the connection is gone"
         );
     }
 

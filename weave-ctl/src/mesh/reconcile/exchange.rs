@@ -275,8 +275,9 @@ impl Mesh {
         };
         match packet.body {
             Body::Digest { clock, hashes } => {
+                let nickname = self.peers.get(from).map_or("", |peer| peer.nickname.as_str());
                 if let Some(records) = call.channels.get(&channel).and_then(|c| c.reconcile()) {
-                    records.saw_clock(from, clock, call.unix_now);
+                    records.met(from, nickname, (clock, call.unix_now));
                 }
                 self.on_digest(call, conn, &channel, &hashes);
             }

@@ -68,8 +68,9 @@ pub trait Reconcile {
     /// Takes in records that a neighbour has sent, and returns the keys of those that were news. `None`: they
     /// contradict what we have; its full state will tell.
     fn apply(&mut self, out: &mut dyn Outlet, from: PeerName, payload: &[u8]) -> Option<BTreeSet<u64>>;
-    /// A neighbour's clock and ours at the same time, in Unix seconds.
-    fn saw_clock(&mut self, _neighbour: PeerName, _theirs: i64, _ours: i64) {}
+    /// A neighbour has this channel too: its name, its nickname, its clock and ours at the same time, in Unix
+    /// seconds.
+    fn met(&mut self, _neighbour: PeerName, _nickname: &str, _clocks: (i64, i64)) {}
 }
 
 /// A good mixture of the bits (the finisher of SplitMix64).
