@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::RngExt;
+use weave_ctl::mesh::channel::FEATURE_IMPLEMENTATION;
 use weave_ctl::mesh::core::{Input, Introduction};
 use weave_ctl::mesh::handshake::Features;
 use weave_ctl::mesh::message::Message;
@@ -152,6 +153,7 @@ impl<S: Site> World<S> {
         // An original neither says it nor listens to it.
         if !self.nodes[end.node].original && !self.nodes[other.node].original {
             extra.insert(FEATURE.to_owned(), FEATURE_VALUE.to_owned());
+            extra.insert(FEATURE_IMPLEMENTATION.to_owned(), "weave-ctl".to_owned());
         }
         Introduction {
             conn: conn_id(number, side),

@@ -353,6 +353,7 @@ mod tests {
             .into(),
             best: [(name(2), Best::Fastdp)].into(),
             floods: [(name(1), vec![name(2)]), (name(2), vec![]), (name(3), vec![])].into(),
+            orphans: BTreeSet::new(),
         }
     }
 
