@@ -1,6 +1,7 @@
 //! One netlink connection into one network namespace.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
@@ -11,6 +12,7 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::Handle;
 use std::os::fd::{AsFd, AsRawFd};
 use tokio::runtime;
+use tokio::sync::Mutex;
 
 use super::{NetError, Netns};
 
@@ -38,6 +40,8 @@ pub(crate) enum Ask {
 pub struct Netlink {
     handle: Handle,
     ns: Netns,
+    /// The kernel serves one dump of a socket at a time, and refuses others with EBUSY.
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -65,6 +69,7 @@ impl Netlink {
         Ok(Self {
             handle,
             ns: ns.clone(),
+            dumping: Arc::default(),
         })
     }
 
@@ -88,6 +93,10 @@ impl Netlink {
                 Ask::Create => NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
                 Ask::Change => NLM_F_ACK,
             };
+        let _turn = match ask {
+            Ask::Dump => Some(self.dumping.lock().await),
+            _ => None,
+        };
         let mut attempt = 1;
         loop {
             let mut request = NetlinkMessage::from(message.clone());
@@ -142,5 +151,26 @@ impl Netlink {
             }),
             _ => None,
         }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use crate::net::testing::{ip, new_host};
+
+    #[tokio::test]
+    async fn several_may_ask_for_everything_at_once() {
+        let Some(nl) = new_host().await else { return };
+        // More than fits into one datagram, so that the answers overlap.
+        for n in 0..60 {
+            ip(nl.ns(), &format!("link add b{n} type bridge")).await;
+        }
+        let all = join_all((0..8).map(|_| nl.links())).await;
+        for links in all {
+            assert_eq!(links.unwrap().len(), 61, "the loopback device, too");
+        }
     }
 }

@@ -224,7 +224,9 @@ async fn is_ready(child: &Child, options: &LaunchOptions, client: &Client) -> bo
     if options.http_addr.is_empty() {
         return true;
     }
-    matches!(client.ask("GET", "/status", &[]).await, Ok(reply) if reply.status / 100 == 2)
+    // Somebody else may have the port, and never answer.
+    let answer = tokio::time::timeout(PATIENCE, client.ask("GET", "/status", &[])).await;
+    matches!(answer, Ok(Ok(reply)) if reply.status / 100 == 2)
 }
 
 fn died(log: &Path, status: std::process::ExitStatus) -> Failure {
