@@ -161,16 +161,23 @@ mod tests {
 
     use crate::net::testing::{ip, new_host};
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn several_may_ask_for_everything_at_once() {
         let Some(nl) = new_host().await else { return };
         // More than fits into one datagram, so that the answers overlap.
         for n in 0..60 {
             ip(nl.ns(), &format!("link add b{n} type bridge")).await;
         }
-        let all = join_all((0..8).map(|_| nl.links())).await;
-        for links in all {
-            assert_eq!(links.unwrap().len(), 61, "the loopback device, too");
+        let asking = (0..8).map(|_| {
+            let nl = nl.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    assert_eq!(nl.links().await.unwrap().len(), 61, "the loopback device, too");
+                }
+            })
+        });
+        for asked in join_all(asking.collect::<Vec<_>>()).await {
+            asked.unwrap();
         }
     }
 }
