@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::dying::is_dying;
+
 const PID_VALID: libc::off_t = 0;
 const EXCLUSION: libc::off_t = 1;
 
@@ -91,10 +93,22 @@ impl Lock {
         if !is_locked(&file, PID_VALID) {
             return None;
         }
-        let mut text = String::new();
-        file.take(32).read_to_string(&mut text).ok()?;
-        text.trim().parse().ok().filter(|pid| *pid > 0)
+        number_in(file)
     }
+
+    /// The process that holds or held the lock, if it was killed and is not gone yet. It may hold
+    /// ports and the database for longer than the lock.
+    #[must_use]
+    pub fn dying(run_dir: &Path) -> Option<i32> {
+        let last = number_in(File::open(file_in(run_dir)).ok()?);
+        last.filter(|pid| is_dying(*pid))
+    }
+}
+
+fn number_in(file: File) -> Option<i32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn file_in(run_dir: &Path) -> PathBuf {

@@ -4,6 +4,7 @@ mod address;
 mod attach;
 pub mod client;
 mod doctor;
+mod dying;
 mod env;
 mod failure;
 pub mod launch;

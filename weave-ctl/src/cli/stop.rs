@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
+use super::dying::is_dying;
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, need_root, note};
 
@@ -63,7 +64,7 @@ async fn end_daemon(run_dir: &Path, first: Signal, grace: Duration) -> Result<bo
         }
         let until = Instant::now() + patience;
         while Instant::now() < until {
-            if Lock::holder(run_dir) != Some(pid) {
+            if Lock::holder(run_dir) != Some(pid) && !is_dying(pid) {
                 return Ok(true);
             }
             tokio::time::sleep(PAUSE).await;

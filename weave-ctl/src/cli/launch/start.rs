@@ -23,6 +23,8 @@ const RUNNING: u8 = 3;
 const DETACHED: &str = "WEAVE_DETACHED";
 /// How often the daemon is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a daemon that was killed may take to be gone.
+const AFTER_KILL: Duration = Duration::from_secs(10);
 /// How long somebody else's control address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// After this long a person is told what we wait for.
@@ -47,6 +49,7 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
         notes.iter().for_each(|line| note(line));
         options.password.as_ref().and_then(password::weakness).map(note);
     }
+    await_predecessor(&options.paths.run_dir);
     if foreground {
         return run_here(options);
     }
@@ -68,6 +71,14 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     })?;
     out(&format!("{}\n", child.id()));
     Ok(())
+}
+
+/// A daemon that was killed a moment ago is not in the way for long.
+fn await_predecessor(run_dir: &Path) {
+    let until = Instant::now() + AFTER_KILL;
+    while Instant::now() < until && Lock::dying(run_dir).is_some() {
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Does a Weave Net answer at the control address? Whatever else listens there may never answer.
