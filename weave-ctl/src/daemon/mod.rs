@@ -3,6 +3,7 @@
 mod connections;
 mod core;
 mod event;
+mod exposure;
 mod gate;
 mod handle;
 mod host;

@@ -96,9 +96,9 @@ fn double() -> Double {
     double
 }
 
-/// Routes of parts that this version does not have: names, expose.
+/// Routes of parts that this version does not have: names.
 fn later(path: &str) -> bool {
-    ["/name", "/domain", "/dns-", "/expose"]
+    ["/name", "/domain", "/dns-"]
         .iter()
         .any(|p| path.starts_with(p))
 }

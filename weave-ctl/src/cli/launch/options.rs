@@ -54,6 +54,8 @@ pub struct LaunchOptions {
     pub ipam: Option<IpamOptions>,
     /// Docker's API endpoint; empty: no Docker.
     pub docker_api: String,
+    /// Docker's bridge.
+    pub docker_bridge: String,
     /// Control interface; empty: none.
     pub http_addr: String,
     /// Read-only interface; empty: none.
@@ -171,6 +173,7 @@ impl LaunchOptions {
                 .clone()
                 .or_else(|| env.docker_host.clone())
                 .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+            docker_bridge: env.docker_bridge.clone(),
             http_addr: args.http_addr.clone().unwrap_or_else(|| env.http_addr.clone()),
             status_addr: args
                 .status_addr
