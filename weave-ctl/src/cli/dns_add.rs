@@ -63,7 +63,9 @@ impl Shape {
         let count = self.args.iter().take_while(|a| is_address(a)).count();
         let (addresses, rest) = self.args.split_at(count);
         let container = match rest {
-            [] if self.name.is_none() => return Err(Failure::usage("a container, or a name with -h, is missing\n\n")),
+            [] if self.name.is_none() => {
+                return Err(Failure::usage("a container, or a name with -h, is missing\n\n"));
+            }
             [] => None,
             [container] => Some(container.as_str()),
             _ => return Err(Failure::usage("more than one container\n\n")),
@@ -117,7 +119,12 @@ async fn target(meant: &Meant<'_>, context: &Context) -> Result<Option<Target>, 
     if addresses.is_empty() {
         let nl = Netlink::current().await?;
         let interfaces = ps::attached(&nl, &context.env.bridge, &container.ns).await?;
-        addresses.extend(interfaces.iter().flat_map(|i| &i.cidrs).map(|c| Ipv4Addr::from(c.addr)));
+        addresses.extend(
+            interfaces
+                .iter()
+                .flat_map(|i| &i.cidrs)
+                .map(|c| Ipv4Addr::from(c.addr)),
+        );
     }
     Ok(Some(Target {
         names: Names::of(context, &container),
@@ -191,7 +198,10 @@ mod tests {
             assert_eq!(shape(args, name).meant().unwrap(), meant, "{args}");
         }
         for (args, name) in [("10.0.0.1", None), ("c d", None), ("c 10.0.0.1", Some("n"))] {
-            assert!(shape(args, name).meant().unwrap_err().text.contains("Usage:"), "{args}");
+            assert!(
+                shape(args, name).meant().unwrap_err().text.contains("Usage:"),
+                "{args}"
+            );
         }
         let bad = shape("10.0.0.300 c", None).meant().unwrap_err();
         assert_eq!(bad, Failure::new(1, "invalid IP Address: 10.0.0.300"));

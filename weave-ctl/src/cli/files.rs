@@ -35,7 +35,9 @@ impl Hosts {
         let docker = container.docker.as_ref();
         let found = docker.and_then(|d| Some((d, d.hosts_file.clone()?)));
         let (docker, path) = found.ok_or_else(|| {
-            let text = format!("{name} has no hosts file of its own that Docker knows of: attach it without --rewrite-hosts");
+            let text = format!(
+                "{name} has no hosts file of its own that Docker knows of: attach it without --rewrite-hosts"
+            );
             Failure::new(1, text)
         })?;
         // Those of `docker run --add-host` first: resolvers take the first line of a name.
@@ -69,10 +71,15 @@ pub(super) async fn add_resolver(nl: &Netlink, container: &Container, addrs: &[C
     let client = context.env.client();
     let ask = async |path| client.call("GET", path, &[]).await.ok();
     // Nothing if DNS is off, or the daemon away.
-    let Some(address) = ask("/dns-address").await.and_then(|text| text.trim().parse().ok()) else {
+    let Some(address) = ask("/dns-address")
+        .await
+        .and_then(|text| text.trim().parse().ok())
+    else {
         return;
     };
-    let Some(domain) = ask("/domain").await else { return };
+    let Some(domain) = ask("/domain").await else {
+        return;
+    };
     let Some(server) = server(nl, address, addrs, context).await else {
         return;
     };
@@ -97,7 +104,10 @@ pub(super) async fn add_resolver(nl: &Netlink, container: &Container, addrs: &[C
             "{name} keeps Docker's own nameserver, for the names of its Docker networks; start it with \
              'docker run $(weave dns-args)' for those of WeaveDNS as well"
         )),
-        Err(e) => note(&format!("WARNING: {name} keeps its nameservers: {}: {e}", path.display())),
+        Err(e) => note(&format!(
+            "WARNING: {name} keeps its nameservers: {}: {e}",
+            path.display()
+        )),
     }
 }
 

@@ -8,7 +8,11 @@ use crate::net::{Netlink, overlap};
 
 /// For requests about what Docker knows.
 pub(super) fn check_alive(in_docker: bool) -> &'static [(&'static str, &'static str)] {
-    if in_docker { &[("check-alive", "true")] } else { &[] }
+    if in_docker {
+        &[("check-alive", "true")]
+    } else {
+        &[]
+    }
 }
 
 /// A container, or `weave:expose`, in the eyes of the allocator.
@@ -29,7 +33,12 @@ impl Owner {
     }
 
     /// The addresses that were asked for, in order; each becomes the owner's.
-    pub async fn take(&self, wanted: Vec<AddressArg>, nl: &Netlink, bridge: &str) -> Result<Vec<Cidr>, Failure> {
+    pub async fn take(
+        &self,
+        wanted: Vec<AddressArg>,
+        nl: &Netlink,
+        bridge: &str,
+    ) -> Result<Vec<Cidr>, Failure> {
         let mut addrs = Vec::new();
         for address in wanted {
             match address {

@@ -10,8 +10,8 @@ use super::neighbours::FEATURE_MTU;
 use crate::mesh::core::Input;
 use crate::mesh::{ConnId, Now};
 use crate::net::bridge::HOST_END;
-use crate::net::watch::Change;
 use crate::net::expose::OWNER as EXPOSE;
+use crate::net::watch::Change;
 use crate::net::{NetError, Netlink, bridge, ps};
 use crate::overlay::fastdp::datapath::Datapath;
 

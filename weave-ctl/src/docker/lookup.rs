@@ -216,7 +216,10 @@ mod tests {
         assert_eq!(web.domain.as_deref(), Some("weave.local"));
         assert_eq!(web.fqdn().as_deref(), Some("web.weave.local"));
         assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
-        assert_eq!((web.extra_hosts, web.dns), (vec!["db:10.0.0.1".to_owned()], vec![]));
+        assert_eq!(
+            (web.extra_hosts, web.dns),
+            (vec!["db:10.0.0.1".to_owned()], vec![])
+        );
         let done = resolve_at(&host, "done").await.unwrap();
         assert_eq!((done.running, done.pid, done.domain), (false, None, None));
         assert_eq!(list_running_at(&host).await.unwrap().len(), 2);

@@ -2,7 +2,7 @@
 //!
 //! Rules are made from the whole list of what is exposed, each time in one transaction, in a table of our own,
 //! `ip weave`. A firewall that drops what is forwarded (Docker's, for one) can not be overruled from there: where
-//! there is one, the chain `WEAVE-EXPOSE` of iptables accepts our traffic.
+//! there is one, the chain `WEAVE-FORWARD` of iptables accepts our traffic.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ pub const OWNER: &str = "weave:expose";
 /// Our table.
 const TABLE: &str = "weave";
 /// Our chain in the table `filter` of iptables.
-const CHAIN: &str = "WEAVE-EXPOSE";
+const CHAIN: &str = "WEAVE-FORWARD";
 
 /// An address of the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,9 @@ fn subnets(exposed: &[Exposed]) -> BTreeMap<String, bool> {
 
 fn script(bridges: &Bridges, subnets: &BTreeMap<String, bool>) -> Result<String, NetError> {
     let mut text = nft::without(TABLE);
-    text += &format!("table ip {TABLE} {{\nchain forward {{\ntype filter hook forward priority 0; policy accept;\n");
+    text += &format!(
+        "table ip {TABLE} {{\nchain forward {{\ntype filter hook forward priority 0; policy accept;\n"
+    );
     if bridges.docker != bridges.weave && !bridges.docker.is_empty() {
         // Containers reach each other over weave, not through the host's address on it.
         for name in [&bridges.docker, &bridges.weave] {
@@ -109,10 +111,18 @@ fn script(bridges: &Bridges, subnets: &BTreeMap<String, bool>) -> Result<String,
                 return Err(NetError::BadName(name.clone()));
             }
         }
-        let _ = writeln!(text, "iifname \"{}\" oifname \"{}\" drop", bridges.docker, bridges.weave);
+        let _ = writeln!(
+            text,
+            "iifname \"{}\" oifname \"{}\" drop",
+            bridges.docker, bridges.weave
+        );
     }
     text += "}\nchain postrouting {\ntype nat hook postrouting priority 100; policy accept;\n";
-    for net in subnets.iter().filter(|(_, masquerade)| **masquerade).map(|(net, _)| net) {
+    for net in subnets
+        .iter()
+        .filter(|(_, masquerade)| **masquerade)
+        .map(|(net, _)| net)
+    {
         let _ = writeln!(text, "ip saddr {net} ip daddr 224.0.0.0/4 return");
         let _ = writeln!(text, "ip daddr {net} ip saddr != {net} masquerade");
         let _ = writeln!(text, "ip saddr {net} ip daddr != {net} masquerade");
@@ -128,7 +138,11 @@ async fn forward_drops(ns: &Netns) -> Result<bool, NetError> {
     Ok(!listed.lines().all(harmless))
 }
 
-async fn accept_forwarded(ns: &Netns, bridges: &Bridges, subnets: &BTreeMap<String, bool>) -> Result<(), NetError> {
+async fn accept_forwarded(
+    ns: &Netns,
+    bridges: &Bridges,
+    subnets: &BTreeMap<String, bool>,
+) -> Result<(), NetError> {
     let weave = &bridges.weave;
     if !nft::is_plain(weave) {
         return Err(NetError::BadName(weave.clone()));
@@ -146,7 +160,10 @@ async fn accept_forwarded(ns: &Netns, bridges: &Bridges, subnets: &BTreeMap<Stri
     text += "COMMIT\n";
     nft::call(ns, "iptables-restore", &["-w", "--noflush"], text).await?;
     let jump = |action| ["-w", action, "FORWARD", "-j", CHAIN];
-    if nft::call(ns, "iptables", &jump("-C"), String::new()).await.is_err() {
+    if nft::call(ns, "iptables", &jump("-C"), String::new())
+        .await
+        .is_err()
+    {
         nft::call(ns, "iptables", &jump("-I"), String::new()).await?;
     }
     Ok(())
@@ -194,7 +211,9 @@ mod tests {
     }
 
     async fn list(ns: &Netns) -> String {
-        nft::call(ns, "nft", &["list", "ruleset"], String::new()).await.unwrap()
+        nft::call(ns, "nft", &["list", "ruleset"], String::new())
+            .await
+            .unwrap()
     }
 
     fn has_programs() -> bool {
@@ -250,7 +269,9 @@ mod tests {
         }
         let ns = nl.ns();
         let docker = "*filter\n:FORWARD DROP [0:0]\n:DOCKER - [0:0]\n-A FORWARD -j DOCKER\nCOMMIT\n";
-        nft::call(ns, "iptables-restore", &["-w"], docker.to_owned()).await.unwrap();
+        nft::call(ns, "iptables-restore", &["-w"], docker.to_owned())
+            .await
+            .unwrap();
         let listed = || nft::call(ns, "iptables", &["-w", "-S"], String::new());
         let before = listed().await.unwrap();
         for addresses in [&["10.32.0.5/12"][..], &["10.32.0.5/12", "10.99.0.1/24"]] {
@@ -258,10 +279,10 @@ mod tests {
             apply(ns, &bridges(), &all).await.unwrap();
             let rules = listed().await.unwrap();
             let first = rules.lines().find(|l| l.starts_with("-A FORWARD")).unwrap();
-            assert_eq!(first, "-A FORWARD -j WEAVE-EXPOSE");
-            assert_eq!(rules.matches("-j WEAVE-EXPOSE").count(), 1, "{rules}");
+            assert_eq!(first, "-A FORWARD -j WEAVE-FORWARD");
+            assert_eq!(rules.matches("-j WEAVE-FORWARD").count(), 1, "{rules}");
             assert_eq!(
-                rules.matches("-A WEAVE-EXPOSE -d").count(),
+                rules.matches("-A WEAVE-FORWARD -d").count(),
                 addresses.len(),
                 "{rules}"
             );

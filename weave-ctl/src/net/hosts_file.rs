@@ -115,7 +115,15 @@ fd00::7          six
 
     #[test]
     fn static_hosts() {
-        for bad in ["db", ":10.0.0.1", "db:", "db:host-gateway", "d b:10.0.0.1", "d\nb:10.0.0.1", "#:::1"] {
+        for bad in [
+            "db",
+            ":10.0.0.1",
+            "db:",
+            "db:host-gateway",
+            "d b:10.0.0.1",
+            "d\nb:10.0.0.1",
+            "#:::1",
+        ] {
             assert!(bad.parse::<StaticHost>().is_err(), "{bad}");
         }
     }
@@ -129,7 +137,12 @@ fd00::7          six
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let mut seen = fs::File::open(&path).unwrap();
         rewrite(&path, "new\n").unwrap();
-        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"docker\n").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"docker\n")
+            .unwrap();
         let mut text = String::new();
         seen.read_to_string(&mut text).unwrap();
         assert_eq!(text, "new\n");

@@ -33,7 +33,10 @@ pub(super) fn without(table: &str) -> String {
 
 /// Only such names are safe inside a script.
 pub(super) fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn spawn(program: &str, args: &[String], input: &str) -> io::Result<String> {

@@ -71,7 +71,10 @@ fn nameservers(text: &str) -> impl Iterator<Item = IpAddr> {
 
 /// The last `search` or `domain` line counts, for resolvers; so theirs goes, and its domains follow ours.
 fn with(text: &str, server: Ipv4Addr, domain: &str) -> String {
-    let same = |a: &str, b: &str| a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'));
+    let same = |a: &str, b: &str| {
+        a.trim_end_matches('.')
+            .eq_ignore_ascii_case(b.trim_end_matches('.'))
+    };
     let searches = ["search", "domain"];
     let theirs = text.lines().filter_map(|line| value(line, &searches)).next_back();
     let mut search = format!("search {}", domain.trim_end_matches('.'));
@@ -145,7 +148,10 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         add(&path, SERVER, "weave.local.").unwrap();
         let new = std::fs::read_to_string(&path).unwrap();
-        assert!(new.contains("search weave.local\nnameserver 172.17.0.1\n"), "{new}");
+        assert!(
+            new.contains("search weave.local\nnameserver 172.17.0.1\n"),
+            "{new}"
+        );
         remove(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }

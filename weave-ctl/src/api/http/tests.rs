@@ -98,9 +98,7 @@ fn double() -> Double {
 
 /// Routes of parts that this version does not have: names.
 fn later(path: &str) -> bool {
-    ["/name", "/domain", "/dns-"]
-        .iter()
-        .any(|p| path.starts_with(p))
+    ["/name", "/domain", "/dns-"].iter().any(|p| path.starts_with(p))
 }
 
 #[tokio::test]
