@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::client::DISABLED;
-use super::{Context, Failure, Outcome, out};
+use super::{Context, Failure, Outcome, note, out};
+use crate::net::{Netlink, bridge};
 
 /// How long an answer may take, and how often it is asked for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -133,17 +134,28 @@ pub(super) async fn dns_args(context: &Context) -> Outcome {
     };
     match both.await {
         Ok((address, domain)) => {
-            out(&format!(
-                "--dns={} --dns-search={}",
-                address.trim(),
-                domain.trim()
-            ));
+            match reachable(address.trim(), context).await {
+                Some(address) => out(&format!("--dns={address} --dns-search={}", domain.trim())),
+                None => note(
+                    "WeaveDNS answers at the addresses of this host on weave: 'weave expose' gives it one",
+                ),
+            }
             Ok(())
         }
         Err(Failure { code: DISABLED, .. }) => Ok(()),
         // For use within another command: nothing but the options.
         Err(failure) => Err(Failure::silent(failure.code)),
     }
+}
+
+/// What a container can ask. Where WeaveDNS listens everywhere: at an address of the bridge.
+async fn reachable(address: &str, context: &Context) -> Option<String> {
+    if !address.parse().is_ok_and(|a: IpAddr| a.is_unspecified()) {
+        return Some(address.to_owned());
+    }
+    let nl = Netlink::current().await.ok()?;
+    let (_, exposed) = bridge::exposed(&nl, &context.env.bridge).await.ok()?;
+    exposed.first().map(|cidr| Ipv4Addr::from(cidr.addr).to_string())
 }
 
 #[cfg(test)]
