@@ -422,7 +422,8 @@ mod tests {
             ("ShortID", "x"),
             ("Trusted", "x"),
         ];
-        let error = |pairs: &[(&str, &str)]| Features::decode(&encode_strings(pairs)).unwrap_err().to_string();
+        let error =
+            |pairs: &[(&str, &str)]| Features::decode(&encode_strings(pairs)).unwrap_err().to_string();
         assert_eq!(error(&bad[1..]), "field PeerNameFlavour is missing");
         assert_eq!(error(&bad), "field ConnID is missing");
         let mut pairs = [&bad[..], &[("ConnID", "x")]].concat();
