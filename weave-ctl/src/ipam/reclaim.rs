@@ -13,10 +13,11 @@ use tracing::{info, warn};
 
 use super::address::Range;
 use super::allocator::Allocator;
-use super::talk::{Say, fingerprint};
+use super::talk::Say;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
+use crate::mesh::reconcile::hash;
 
 /// Shortest time that may be asked for.
 pub const MIN_RECLAIM_AFTER: Duration = Duration::from_secs(60);
@@ -208,9 +209,14 @@ impl Allocator {
         ));
     }
 
+    /// The same at all that know the same of it.
     fn fingerprint_of(&self, peer: PeerName) -> u64 {
         let entries = self.ring.entries.iter().filter(|e| e.peer == peer);
-        fingerprint(entries.map(|e| (e.token, e.version)))
+        let bytes: Vec<u8> = entries
+            .flat_map(|e| [e.token.to_be_bytes(), e.version.to_be_bytes()])
+            .flatten()
+            .collect();
+        hash(&bytes)
     }
 
     /// Somebody said something on the channel of [`super::talk`].
