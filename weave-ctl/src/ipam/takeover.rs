@@ -55,12 +55,8 @@ impl Allocator {
             return;
         }
         // What is in the universe belongs to the heir now.
-        let records: Vec<_> = self.owned.records().cloned().collect();
-        for record in records {
-            let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
-            for cidr in inside {
-                self.owned.remove(&record.id, cidr.addr);
-            }
+        for (id, cidr) in self.addresses_inside() {
+            self.owned.remove(&id, cidr.addr);
         }
         info!("[allocator {us}] handed our address space over to {heir}");
         broadcast(out);
