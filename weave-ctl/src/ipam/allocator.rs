@@ -28,6 +28,7 @@ use super::ring::Ring;
 use super::space::Space;
 use super::strays::{Asked, Lost};
 use super::talk::Say;
+use super::tracker;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
@@ -331,14 +332,7 @@ impl Allocator {
     /// The parts of the universe that are ours, merged where adjacent (for range trackers, control.md 1.15).
     #[must_use]
     pub fn our_ranges(&self) -> Vec<Range> {
-        let mut merged: Vec<Range> = Vec::new();
-        for range in self.ring.owned_ranges(self.config.name) {
-            match merged.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => merged.push(range),
-            }
-        }
-        merged
+        tracker::merged(&self.ring.owned_ranges(self.config.name))
     }
 
     /// Is there a ring?
