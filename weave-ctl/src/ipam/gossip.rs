@@ -302,8 +302,10 @@ impl Channel for Allocator {
 
     fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
         // Until there is a ring there is nothing to compare; what is in the way of a vote is small.
-        // In a conflict the full state tells when it is over.
-        (!self.ring.is_empty() && self.conflicts.is_empty()).then_some(self)
+        // In a conflict the full state tells when it is over; where an original refuses our ring, its own gossip does,
+        // and its ring is part of ours.
+        let merged = self.conflicts.iter().all(|c| c.kind == Kind::Refused);
+        (!self.ring.is_empty() && merged).then_some(self)
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {
