@@ -173,7 +173,7 @@ fn names_are_the_same_on_all_hosts() {
         // A host that is gone takes its names along only when it is forgotten; a daemon that comes back knows none
         // but those of its containers, and what it had said before it takes back.
         third.kill_daemon()?;
-        third.launch(&[LISTEN, "--resolv-conf=/dev/null", "--resume"])?;
+        third.launch(&["--resolv-conf=/dev/null", "--resume"])?;
         let only = sorted(&[other]);
         wait_short(third, "web.weave.local", &only)?;
         wait_short(first, "web.weave.local", &only)
