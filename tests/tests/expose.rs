@@ -254,7 +254,7 @@ fn what_is_exposed_outlives_the_daemon_and_not_a_reset() {
                 &["expose", "-h", "a.weave.local", "-h", "b.weave.local"],
                 "Usage:",
             ),
-            (&["hide", "-h", "a.weave.local"], "Usage:"),
+            (&["hide", "a.weave.local"], "is no address"),
             (&["expose", "net:10.99.0.0/24"], "out of bounds"),
         ] {
             let message = host.weave(args)?.fails_with(1)?;
