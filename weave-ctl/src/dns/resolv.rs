@@ -54,20 +54,20 @@ struct Stamp {
 pub struct Resolv {
     path: Option<PathBuf>,
     port: u16,
-    listen: IpAddr,
+    own: Vec<IpAddr>,
     servers: Vec<SocketAddr>,
     stamp: Option<Stamp>,
     checked: Option<Instant>,
 }
 
 impl Resolv {
-    /// Of a file; `None`: there are no servers. `listen` is our own address, where we would only ask ourselves: if it
-    /// is all addresses, all of this host count.
-    pub fn new(path: Option<PathBuf>, port: u16, listen: IpAddr) -> Self {
+    /// Of a file; `None`: there are no servers. `own` are our addresses, where we would only ask ourselves: if one is
+    /// all addresses, all of this host count.
+    pub fn new(path: Option<PathBuf>, port: u16, own: Vec<IpAddr>) -> Self {
         Self {
             path,
             port,
-            listen,
+            own,
             servers: Vec::new(),
             stamp: None,
             checked: None,
@@ -91,15 +91,9 @@ impl Resolv {
             return false;
         };
         self.stamp = Some(stamp);
-        let listen = self.listen;
-        let host = if listen.is_unspecified() {
-            host_addresses()
-        } else {
-            Vec::new()
-        };
-        let ours = |ip: IpAddr| {
-            ip == listen || (listen.is_unspecified() && (ip.is_loopback() || host.contains(&ip)))
-        };
+        let all = self.own.iter().any(IpAddr::is_unspecified);
+        let host = if all { host_addresses() } else { Vec::new() };
+        let ours = |ip: IpAddr| self.own.contains(&ip) || host.contains(&ip) || all && ip.is_loopback();
         let servers = parse(&text, self.port, ours);
         let changed = servers != self.servers;
         self.servers = servers;
@@ -163,7 +157,7 @@ mod tests {
     fn a_file_that_changes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        let mut resolv = Resolv::new(Some(path.clone()), 53, "172.17.0.1".parse().unwrap());
+        let mut resolv = Resolv::new(Some(path.clone()), 53, vec!["172.17.0.1".parse().unwrap()]);
         let start = Instant::now();
         let later = |checks: u32| start + checks * CHECK_EVERY;
         assert_eq!(resolv.servers(start), (&[][..], false), "no file");
@@ -198,9 +192,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         std::fs::write(&path, "nameserver 127.0.0.53\nnameserver 192.0.2.1\n").unwrap();
-        let mut all = Resolv::new(Some(path.clone()), 53, "0.0.0.0".parse().unwrap());
+        let mut all = Resolv::new(Some(path.clone()), 53, vec!["0.0.0.0".parse().unwrap()]);
         assert_eq!(texts(all.servers(Instant::now()).0), ["192.0.2.1"]);
-        let mut one = Resolv::new(Some(path), 53, "172.17.0.1".parse().unwrap());
+        let mut one = Resolv::new(Some(path), 53, vec!["172.17.0.1".parse().unwrap()]);
         assert_eq!(texts(one.servers(Instant::now()).0), ["127.0.0.53", "192.0.2.1"]);
     }
 }

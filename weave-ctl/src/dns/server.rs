@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub listen: SocketAddrV4,
     /// Only what arrives by this device, where `listen` is all addresses.
     pub device: Option<String>,
+    /// Listen here as well, if it can be had: for the host itself, which a device does not hear.
+    pub host: Option<SocketAddrV4>,
     /// How long upstream servers have to answer.
     pub fallback_timeout: Duration,
     /// The file that names them; `None`: there are none.
@@ -127,35 +130,60 @@ impl Handle {
     }
 }
 
+/// Sockets of one address.
+struct Sockets {
+    udp: Arc<UdpSocket>,
+    tcp: TcpListener,
+    address: SocketAddrV4,
+    device: bool,
+}
+
+impl Sockets {
+    /// Port 0 is any port, but the same for both transports.
+    fn bind(listen: SocketAddrV4, device: Option<&str>) -> Result<Self, StartError> {
+        let failed = |transport| move |source| StartError::new(transport, listen, source);
+        let tcp = tcp::bind(listen, device).map_err(failed("TCP"))?;
+        let port = tcp.local_addr().map_err(failed("TCP"))?.port();
+        let address = SocketAddrV4::new(*listen.ip(), port);
+        Ok(Self {
+            udp: Arc::new(udp::bind(address, device).map_err(failed("UDP"))?),
+            tcp: TcpListener::from_std(tcp).map_err(failed("TCP"))?,
+            address,
+            device: device.is_some(),
+        })
+    }
+}
+
 /// The running server; end it with [`Server::stop`].
 pub struct Server {
     shared: Arc<Shared>,
-    socket: Arc<UdpSocket>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    sockets: Vec<Arc<UdpSocket>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     /// Listens and answers, inside a tokio runtime.
     pub fn start(config: Config, zone: SharedZone) -> Result<Self, StartError> {
-        let device = config.device.as_deref();
-        let failed = |transport, source| StartError::new(transport, config.listen, source);
-        let listener = tcp::bind(config.listen, device).map_err(|e| failed("TCP", e))?;
-        // Port 0 is any port, but the same for both.
-        let port = listener.local_addr().map_err(|e| failed("TCP", e))?.port();
-        let address = SocketAddrV4::new(*config.listen.ip(), port);
-        let socket = Arc::new(udp::bind(address, device).map_err(|e| failed("UDP", e))?);
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| failed("TCP", e))?;
-
-        // What arrives by one device is nobody's own question: those go by the loopback device.
-        let own = match device {
-            Some(_) => Ipv4Addr::BROADCAST,
-            None => *address.ip(),
+        let first = Sockets::bind(config.listen, config.device.as_deref())?;
+        let address = first.address;
+        let second = match config.host.map(|host| Sockets::bind(host, None)) {
+            Some(Err(error)) => {
+                tracing::warn!("this host itself cannot ask WeaveDNS: {error}");
+                None
+            }
+            second => second.and_then(Result::ok),
         };
+        let all: Vec<Sockets> = std::iter::once(first).chain(second).collect();
+        // What arrives by a device is nobody's own question: those go by the loopback device.
+        let own = all
+            .iter()
+            .filter(|s| !s.device)
+            .map(|s| IpAddr::V4(*s.address.ip()));
         let upstream = Upstream::new(
             config.resolv_conf,
             config.upstream_port,
-            IpAddr::V4(own),
+            own.collect(),
             config.fallback_timeout,
         );
         let shared = Arc::new(Shared {
@@ -167,30 +195,51 @@ impl Server {
             stopped: AtomicBool::new(false),
             address,
         });
-        let (jobs, waiting) = mpsc::channel(QUEUE);
-        let thread = {
-            let (shared, socket) = (shared.clone(), socket.clone());
-            std::thread::Builder::new()
-                .name("dns".to_owned())
-                .spawn(move || udp::serve(&shared, &socket, &jobs))
-                .map_err(|e| StartError::new("UDP", address, e))?
-        };
-        let tasks = vec![
-            tokio::spawn(udp::pass_on(shared.clone(), socket.clone(), waiting)),
-            tokio::spawn(tcp::serve(shared.clone(), listener)),
-        ];
-        Ok(Self {
+        let mut server = Self {
             shared,
-            socket,
-            thread: Some(thread),
-            tasks,
-        })
+            sockets: Vec::new(),
+            threads: Vec::new(),
+            tasks: Vec::new(),
+        };
+        for sockets in all {
+            server.serve(sockets)?;
+        }
+        Ok(server)
+    }
+
+    fn serve(&mut self, sockets: Sockets) -> Result<(), StartError> {
+        let Sockets {
+            udp, tcp, address, ..
+        } = sockets;
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let (shared, socket) = (self.shared.clone(), udp.clone());
+        let thread = std::thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || udp::serve(&shared, &socket, &jobs));
+        let thread = thread.map_err(|e| StartError::new("UDP", address, e))?;
+        self.threads.push(thread);
+        let pass_on = udp::pass_on(self.shared.clone(), udp.clone(), waiting);
+        self.tasks.push(tokio::spawn(pass_on));
+        self.tasks
+            .push(tokio::spawn(tcp::serve(self.shared.clone(), tcp)));
+        self.sockets.push(udp);
+        Ok(())
     }
 
     /// For those who want to know about it.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle(self.shared.clone())
+    }
+
+    /// All addresses at which it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        let address = |socket: &Arc<UdpSocket>| match socket.local_addr() {
+            Ok(SocketAddr::V4(address)) => Some(address),
+            _ => None,
+        };
+        self.sockets.iter().filter_map(address).collect()
     }
 
     /// Ends it; afterwards its port is free.
@@ -203,9 +252,11 @@ impl Server {
 
     fn halt(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        // On a socket without a connection this fails, and wakes who waits at it all the same.
-        let _ = socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Both);
-        if let Some(thread) = self.thread.take() {
+        for socket in &self.sockets {
+            // On a socket without a connection this fails, and wakes who waits at it all the same.
+            let _ = socket2::SockRef::from(&**socket).shutdown(std::net::Shutdown::Both);
+        }
+        for thread in std::mem::take(&mut self.threads) {
             let _ = thread.join();
         }
         self.tasks.iter().for_each(JoinHandle::abort);

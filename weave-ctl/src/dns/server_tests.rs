@@ -48,6 +48,7 @@ fn config(listen: SocketAddrV4) -> Config {
         local: Local::new("weave.local.", 1).unwrap(),
         listen,
         device: None,
+        host: None,
         fallback_timeout: PATIENCE,
         resolv_conf: None,
         upstream_port: 53,
@@ -309,13 +310,34 @@ async fn all_addresses_of_one_device() {
         device: Some("lo".to_owned()),
         ..config(everywhere)
     });
-    let to = on(77, server.handle().address().port());
+    let port = server.handle().address().port();
+    let to = on(77, port);
     // A connected socket takes answers only from the address that it asked.
     assert!(address(&ask(to, &query("seven.weave.local.", 1))).is_some());
     let mut stream = connect(to);
     stream.write_all(&frame(&query("seven.weave.local.", 1))).unwrap();
     assert!(address(&read_frame(&mut stream).unwrap()).is_some());
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_itself_where_it_can() {
+    let holder = TcpListener::bind(ANY).unwrap();
+    let taken = SocketAddrV4::new(Ipv4Addr::LOCALHOST, holder.local_addr().unwrap().port());
+    for (host, answered) in [(on(78, 0), true), (taken, false)] {
+        let server = start(&Config {
+            host: Some(host),
+            ..config(ANY)
+        });
+        let to = server.handle().address();
+        assert!(address(&ask(to, &query("seven.weave.local.", 1))).is_some());
+        let second = server.addresses().get(1).copied();
+        assert_eq!(second.is_some(), answered);
+        if let Some(second) = second {
+            assert!(address(&ask(second, &query("seven.weave.local.", 1))).is_some());
+        }
+        server.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

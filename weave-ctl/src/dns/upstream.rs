@@ -53,11 +53,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Upstream {
-    /// Servers are those of the file (none without one), on `port`, without `listen`, our own address. They have
-    /// `timeout` to answer.
-    pub fn new(resolv_conf: Option<PathBuf>, port: u16, listen: IpAddr, timeout: Duration) -> Self {
+    /// Servers are those of the file (none without one), on `port`, without our own addresses. They have `timeout` to
+    /// answer.
+    pub fn new(resolv_conf: Option<PathBuf>, port: u16, own: Vec<IpAddr>, timeout: Duration) -> Self {
         Self {
-            resolv: Mutex::new(Resolv::new(resolv_conf, port, listen)),
+            resolv: Mutex::new(Resolv::new(resolv_conf, port, own)),
             timeout,
             cache: Mutex::default(),
             started: Instant::now(),
