@@ -19,6 +19,8 @@ use super::{tcp, udp};
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
+/// By which the host's own questions come.
+const LOOPBACK: &str = "lo";
 /// Queries on their way to the tasks that wait for others.
 const QUEUE: usize = 256;
 
@@ -31,7 +33,8 @@ pub struct Config {
     pub listen: SocketAddrV4,
     /// Only what arrives by this device, where `listen` is all addresses.
     pub device: Option<String>,
-    /// Listen here as well, if it can be had: for the host itself, which a device does not hear.
+    /// An address of the loopback device to listen on as well, if it can be had: what the host itself asks does not
+    /// arrive by `device`.
     pub host: Option<SocketAddrV4>,
     /// How long upstream servers have to answer.
     pub fallback_timeout: Duration,
@@ -43,17 +46,17 @@ pub struct Config {
 
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for DNS queries on {transport} {address}: {source}{advice}")]
+#[error("cannot listen for DNS queries on {transport} {address}: {error}{advice}")]
 pub struct StartError {
     transport: &'static str,
     address: SocketAddrV4,
-    source: io::Error,
+    error: io::Error,
     advice: &'static str,
 }
 
 impl StartError {
-    fn new(transport: &'static str, address: SocketAddrV4, source: io::Error) -> Self {
-        let advice = match source.kind() {
+    fn new(transport: &'static str, address: SocketAddrV4, error: io::Error) -> Self {
+        let advice = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 ". Another DNS server runs there: choose another address with --dns-listen-address, or do without \
                  with --no-dns"
@@ -64,7 +67,7 @@ impl StartError {
         Self {
             transport,
             address,
-            source,
+            error,
             advice,
         }
     }
@@ -135,13 +138,13 @@ struct Sockets {
     udp: Arc<UdpSocket>,
     tcp: TcpListener,
     address: SocketAddrV4,
-    device: bool,
+    any_of_device: bool,
 }
 
 impl Sockets {
     /// Port 0 is any port, but the same for both transports.
     fn bind(listen: SocketAddrV4, device: Option<&str>) -> Result<Self, StartError> {
-        let failed = |transport| move |source| StartError::new(transport, listen, source);
+        let failed = |transport| move |error| StartError::new(transport, listen, error);
         let tcp = tcp::bind(listen, device).map_err(failed("TCP"))?;
         let port = tcp.local_addr().map_err(failed("TCP"))?.port();
         let address = SocketAddrV4::new(*listen.ip(), port);
@@ -149,7 +152,7 @@ impl Sockets {
             udp: Arc::new(udp::bind(address, device).map_err(failed("UDP"))?),
             tcp: TcpListener::from_std(tcp).map_err(failed("TCP"))?,
             address,
-            device: device.is_some(),
+            any_of_device: device.is_some() && listen.ip().is_unspecified(),
         })
     }
 }
@@ -167,7 +170,7 @@ impl Server {
     pub fn start(config: Config, zone: SharedZone) -> Result<Self, StartError> {
         let first = Sockets::bind(config.listen, config.device.as_deref())?;
         let address = first.address;
-        let second = match config.host.map(|host| Sockets::bind(host, None)) {
+        let second = match config.host.map(|host| Sockets::bind(host, Some(LOOPBACK))) {
             Some(Err(error)) => {
                 tracing::warn!("this host itself cannot ask WeaveDNS: {error}");
                 None
@@ -175,10 +178,10 @@ impl Server {
             second => second.and_then(Result::ok),
         };
         let all: Vec<Sockets> = std::iter::once(first).chain(second).collect();
-        // What arrives by a device is nobody's own question: those go by the loopback device.
+        // All addresses of a device are not ours to ask: such questions go by the loopback device.
         let own = all
             .iter()
-            .filter(|s| !s.device)
+            .filter(|s| !s.any_of_device)
             .map(|s| IpAddr::V4(*s.address.ip()));
         let upstream = Upstream::new(
             config.resolv_conf,
