@@ -48,6 +48,7 @@ impl Daemon {
             }
             Change::Address => {
                 self.close_homeless().await?;
+                self.dns_subnets().await;
                 self.due.resolve = Now::ZERO;
             }
             Change::Route => self.due.resolve = Now::ZERO,
@@ -57,6 +58,7 @@ impl Daemon {
             Change::Lost => {
                 self.scan_ports().await?;
                 self.close_homeless().await?;
+                self.dns_subnets().await;
                 self.due.resolve = Now::ZERO;
             }
         }
