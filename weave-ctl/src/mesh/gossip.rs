@@ -36,6 +36,7 @@ struct Exit<'a> {
     unix_now: i64,
     unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
     broadcasts: Vec<GossipData>,
+    gossip: Vec<GossipData>,
 }
 
 impl Outlet for Exit<'_> {
@@ -65,6 +66,9 @@ impl Outlet for Exit<'_> {
     fn broadcast(&mut self, data: GossipData) {
         self.broadcasts.push(data);
     }
+    fn gossip(&mut self, data: GossipData) {
+        self.gossip.push(data);
+    }
 }
 
 impl Mesh {
@@ -84,15 +88,16 @@ impl Mesh {
             unix_now,
             unicasts: Vec::new(),
             broadcasts: Vec::new(),
+            gossip: Vec::new(),
         };
         let result = act(channels, &mut exit);
-        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
+        let said = (exit.unicasts, exit.broadcasts, exit.gossip);
         let call = &mut Call {
             now,
             unix_now,
             channels,
         };
-        self.send_for(call, channel, unicasts, broadcasts);
+        self.send_for(call, channel, said);
         (result, self.finish(call))
     }
 
@@ -111,10 +116,11 @@ impl Mesh {
             unix_now,
             unicasts: Vec::new(),
             broadcasts: Vec::new(),
+            gossip: Vec::new(),
         };
         let result = act(channel, &mut exit);
-        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
-        self.send_for(call, name, unicasts, broadcasts);
+        let said = (exit.unicasts, exit.broadcasts, exit.gossip);
+        self.send_for(call, name, said);
         Some(result)
     }
 
@@ -122,8 +128,7 @@ impl Mesh {
         &mut self,
         call: &mut Call<'_>,
         channel: &str,
-        unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
-        broadcasts: Vec<GossipData>,
+        (unicasts, broadcasts, gossip): (Vec<(ConnId, PeerName, Vec<u8>)>, Vec<GossipData>, Vec<GossipData>),
     ) {
         for (conn, to, payload) in unicasts {
             let envelope = Envelope {
@@ -141,10 +146,14 @@ impl Mesh {
                 .encode(),
             );
         }
-        for data in broadcasts {
-            let relay = Relay::Broadcast {
-                origin: self.config.name,
-            };
+        let ours = self.config.name;
+        let broadcasts = broadcasts
+            .into_iter()
+            .map(|data| (Relay::Broadcast { origin: ours }, data));
+        let gossip = gossip
+            .into_iter()
+            .map(|data| (Relay::Gossip { except: ours }, data));
+        for (relay, data) in broadcasts.chain(gossip) {
             let item = self.news(call, channel, data);
             self.relay(call, Arc::from(channel), relay, item);
         }
