@@ -105,16 +105,17 @@ impl Daemon {
 }
 
 fn dns_entries(names: &Names) -> Vec<report::DnsEntry> {
-        names.entries()
-            .map(|(id, state)| report::DnsEntry {
-                hostname: id.hostname().to_owned(),
-                origin: id.origin().to_string(),
-                container_id: id.container().to_owned(),
-                address: id.ip().to_string(),
-                version: state.version,
-                tombstone: state.tombstone,
-            })
-            .collect()
+    names
+        .entries()
+        .map(|(id, state)| report::DnsEntry {
+            hostname: id.hostname().to_owned(),
+            origin: id.origin().to_string(),
+            container_id: id.container().to_owned(),
+            address: id.ip().to_string(),
+            version: state.version,
+            tombstone: state.tombstone,
+        })
+        .collect()
 }
 
 /// WeaveDNS as launched.

@@ -162,9 +162,8 @@ impl Daemon {
                 send(answer, Ok(()));
             }
             Request::Names(answer) => {
-                let all = self.with_names(|names, _| {
-                    names.entries().map(|(id, state)| (id.clone(), state)).collect()
-                });
+                let all = self
+                    .with_names(|names, _| names.entries().map(|(id, state)| (id.clone(), state)).collect());
                 send(answer, Ok(all.unwrap_or_default()));
             }
             Request::Report(answer) => {

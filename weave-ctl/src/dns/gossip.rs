@@ -21,7 +21,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// The descriptors as an original sends them, with `GossipData` as number 65.
 const DESCRIPTORS: &[u8] = b"\x33\xff\x81\x03\x01\x01\x0aGossipData\x01\xff\x82\x00\x01\x02\
     \x01\x09Timestamp\x01\x04\x00\x01\x07Entries\x01\xff\x86\x00\x00\x00\
-    \x16\xff\x85\x02\x01\x01\x07[]Entry\x01\xff\x86\x00\x01\xff\x84\x00\x00\
+    \x16\xff\x85\x02\x01\x01\x07Entries\x01\xff\x86\x00\x01\xff\x84\x00\x00\
     \x5e\xff\x83\x03\x01\x01\x05Entry\x01\xff\x84\x00\x01\x06\
     \x01\x0bContainerID\x01\x0c\x00\x01\x06Origin\x01\x06\x00\x01\x04Addr\x01\x06\x00\
     \x01\x08Hostname\x01\x0c\x00\x01\x07Version\x01\x04\x00\x01\x09Tombstone\x01\x04\x00\x00\x00";
@@ -129,7 +129,8 @@ impl Names {
         }
         let skew = decoded.timestamp.saturating_sub(out.unix_now());
         if skew.unsigned_abs() > MAX_SKEW {
-            let text = format!("clock skew of {skew}s: originals keep no connection with more than {MAX_SKEW}s");
+            let text =
+                format!("clock skew of {skew}s: originals keep no connection with more than {MAX_SKEW}s");
             self.complain(out, &text);
         }
         if let Some(neighbour) = out.neighbour().filter(|n| n.original && directly) {
@@ -166,7 +167,10 @@ impl Names {
     /// What cannot be used ends no connection: the next one would bring the same.
     pub(super) fn complain(&mut self, out: &dyn Outlet, what: &str) {
         let now = out.now();
-        if self.told.is_none_or(|told| now.saturating_sub(told) >= TELL_AGAIN) {
+        if self
+            .told
+            .is_none_or(|told| now.saturating_sub(told) >= TELL_AGAIN)
+        {
             self.told = Some(now);
             let from = out.neighbour().map(|n| n.name.to_string());
             let from = from.unwrap_or_else(|| "nobody".to_owned());

@@ -13,7 +13,13 @@ fn captured(name: &str) -> Vec<u8> {
     unhex(found.find(|(n, _)| *n == name).unwrap().1)
 }
 
-fn entry(container: &str, origin: u64, addr: u32, name: &str, (version, tombstone): (u64, i64)) -> (Id, State) {
+fn entry(
+    container: &str,
+    origin: u64,
+    addr: u32,
+    name: &str,
+    (version, tombstone): (u64, i64),
+) -> (Id, State) {
     let origin = PeerName::from_u64(origin).unwrap();
     let id = Id::new(container, origin, addr, name).unwrap();
     (id, State { version, tombstone })
@@ -63,13 +69,33 @@ fn messages_of_real_peers() {
     for (name, container, origin, addr, hostname, state, sent) in [
         ("one", "c1", 1, 0x0a20_0001, "one.weave.local.", (0, 0), at),
         ("two", "c2", 2, 0x0a28_0001, "two.weave.local.", (0, 0), at),
-        ("two-B", "c2", 2, 0x0a28_0001, "two-B.weave.local.", (0, 0), at),
-        ("two-gone", "c2", 2, 0x0a28_0001, "two.weave.local.", (1, at + 1), at + 1),
-        ("two-B-gone", "c2", 2, 0x0a28_0001, "two-B.weave.local.", (1, at + 2), at + 2),
+        ("two-B", "c2", 2, 0x0a28_0001, "Two-B.weave.local.", (0, 0), at),
+        (
+            "two-gone",
+            "c2",
+            2,
+            0x0a28_0001,
+            "two.weave.local.",
+            (1, at + 1),
+            at + 1,
+        ),
+        (
+            "two-B-gone",
+            "c2",
+            2,
+            0x0a28_0001,
+            "Two-B.weave.local.",
+            (1, at + 2),
+            at + 2,
+        ),
     ] {
         let decoded = decode(&captured(name)).unwrap();
         let expected = entry(container, 0x7a00_0000_0000 + origin, addr, hostname, state);
-        assert_eq!((decoded.timestamp, decoded.entries), (sent, vec![expected]), "{name}");
+        assert_eq!(
+            (decoded.timestamp, decoded.entries),
+            (sent, vec![expected]),
+            "{name}"
+        );
     }
 }
 
@@ -90,8 +116,14 @@ fn gossip_passes_on_what_is_new_and_broadcasts_pass_on_what_came() {
 
     let news = names.on_gossip(&mut out, &other).unwrap().unwrap();
     let three = entry("c3", 2, 3, "three.weave.local.", (0, 0));
-    assert_eq!(decode(&names.encode(UNIX, &news)).unwrap().entries, [three.clone()]);
-    assert!(names.on_gossip(&mut out, &other).unwrap().is_none(), "nothing new");
+    assert_eq!(
+        decode(&names.encode(UNIX, &news)).unwrap().entries,
+        [three.clone()]
+    );
+    assert!(
+        names.on_gossip(&mut out, &other).unwrap().is_none(),
+        "nothing new"
+    );
     let relayed = names.on_broadcast(&mut out, peer(1), &other).unwrap().unwrap();
     assert_eq!(decode(&names.encode(UNIX, &relayed)).unwrap().entries, [three]);
     names.on_unicast(&mut out, peer(1), &gossip).unwrap();
@@ -99,7 +131,8 @@ fn gossip_passes_on_what_is_new_and_broadcasts_pass_on_what_came() {
 
     // What waits for a connection becomes one message.
     let all = names.full_state(&mut out).unwrap();
-    let count = |names: &mut Names, data: &GossipData| decode(&names.encode(UNIX, data)).unwrap().entries.len();
+    let count =
+        |names: &mut Names, data: &GossipData| decode(&names.encode(UNIX, data)).unwrap().entries.len();
     assert_eq!(count(&mut names, &all), 3);
     let both = names.merge(news.clone(), relayed);
     assert_eq!(count(&mut names, &both), 1);
@@ -111,8 +144,17 @@ fn gossip_passes_on_what_is_new_and_broadcasts_pass_on_what_came() {
 fn a_list_may_name_an_entry_twice_and_what_makes_no_sense_is_skipped() {
     let (mut names, mut out) = (names(), from_original());
     let three = entry("c3", 2, 3, "three.weave.local.", (0, 0));
-    let later = (three.0.clone(), State { version: 1, tombstone: UNIX });
-    let payload = encode(UNIX, vec![(&three.0, three.1), (&later.0, later.1), (&three.0, three.1)]);
+    let later = (
+        three.0.clone(),
+        State {
+            version: 1,
+            tombstone: UNIX,
+        },
+    );
+    let payload = encode(
+        UNIX,
+        vec![(&three.0, three.1), (&later.0, later.1), (&three.0, three.1)],
+    );
     assert!(names.on_gossip(&mut out, &payload).unwrap().is_some());
     assert_eq!(names.entries().collect::<Vec<_>>(), [(&later.0, later.1)]);
 
@@ -140,7 +182,9 @@ fn clocks_that_differ_end_no_connection() {
     // An original would refuse our time, so it gets its own; others get ours.
     let time = |names: &mut Names, neighbour: Option<Neighbour>| {
         let data = names.full_state(&mut outlet()).unwrap();
-        decode(&names.encode_for(neighbour.unwrap(), UNIX, &data)).unwrap().timestamp
+        decode(&names.encode_for(neighbour.unwrap(), UNIX, &data))
+            .unwrap()
+            .timestamp
     };
     assert_eq!(time(&mut names, out.neighbour), UNIX + 2 * hour);
     let other = Neighbour {

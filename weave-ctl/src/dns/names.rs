@@ -192,9 +192,7 @@ impl Names {
     /// Whether these peers can be reached has changed, and with it how their names are answered.
     pub fn touch_origins(&mut self, origins: &BTreeSet<PeerName>) {
         let theirs = self.entries.keys().filter(|id| origins.contains(&id.origin()));
-        self.touched
-            .names
-            .extend(theirs.map(|id| Arc::clone(id.lower())));
+        self.touched.names.extend(theirs.map(|id| Arc::clone(id.lower())));
     }
 
     /// The name as it is kept; `None`: outside our domain (control.md 2.3).
@@ -202,9 +200,9 @@ impl Names {
         let dotted = format!("{}.", name.strip_suffix('.').unwrap_or(name));
         let is_domain = dotted.eq_ignore_ascii_case(&self.domain);
         let head = dotted.len().checked_sub(self.domain.len());
-        let inside = head.and_then(|at| dotted.split_at_checked(at)).is_some_and(|(head, tail)| {
-            head.ends_with('.') && tail.eq_ignore_ascii_case(&self.domain)
-        });
+        let inside = head
+            .and_then(|at| dotted.split_at_checked(at))
+            .is_some_and(|(head, tail)| head.ends_with('.') && tail.eq_ignore_ascii_case(&self.domain));
         if is_domain || inside {
             return Some(dotted);
         }
@@ -238,7 +236,13 @@ impl Names {
             Some((_, held)) if held.state.is_live() => return Ok(()),
             Some((id, held)) => {
                 let version = held.state.version + 1;
-                (id, State { version, tombstone: 0 })
+                (
+                    id,
+                    State {
+                        version,
+                        tombstone: 0,
+                    },
+                )
             }
             None if self.is_full(self.us) => return Err(NameError::TooMany(MAX_PER_ORIGIN)),
             None => (Arc::new(id), State::default()),
@@ -277,13 +281,14 @@ impl Names {
         is_docker: impl Fn(&str) -> bool,
     ) {
         let running: BTreeSet<&str> = running.iter().map(String::as_str).collect();
-        self.bury(out, |id| is_docker(id.container()) && !running.contains(id.container()));
+        self.bury(out, |id| {
+            is_docker(id.container()) && !running.contains(id.container())
+        });
     }
 
     fn bury(&mut self, out: &mut dyn Outlet, which: impl Fn(&Id) -> bool) -> usize {
-        let ours = |(id, held): &(&Arc<Id>, &Held)| {
-            id.origin() == self.us && held.state.is_live() && which(id)
-        };
+        let ours =
+            |(id, held): &(&Arc<Id>, &Held)| id.origin() == self.us && held.state.is_live() && which(id);
         let doomed = self.entries.iter().filter(ours);
         let doomed: Vec<(Arc<Id>, u64)> = doomed
             .map(|(id, held)| (Arc::clone(id), held.state.version + 1))
@@ -291,7 +296,10 @@ impl Names {
         self.latest = out.now();
         for (id, version) in &doomed {
             let tombstone = tombstone(out);
-            let state = State { version: *version, tombstone };
+            let state = State {
+                version: *version,
+                tombstone,
+            };
             self.set(id, state, out.now() + TOMBSTONE_LIFE);
         }
         let count = doomed.len();
@@ -378,7 +386,11 @@ impl Names {
 
     /// Takes in what somebody tells (control.md 2.2, steps 2 to 4).
     pub(super) fn hear(&mut self, out: &dyn Outlet, heard: Heard, news: &mut News) {
-        let Heard { id, mut state, mut age } = heard;
+        let Heard {
+            id,
+            mut state,
+            mut age,
+        } = heard;
         let now = out.now();
         self.latest = now;
         let held = self.held(&id);
@@ -389,7 +401,14 @@ impl Names {
                 let differs = state.tombstone != held.state.tombstone;
                 if state.version > held.state.version || (state.version == held.state.version && differs) {
                     let version = state.version + 1;
-                    self.set(&id, State { version, ..held.state }, held.expires);
+                    self.set(
+                        &id,
+                        State {
+                            version,
+                            ..held.state
+                        },
+                        held.expires,
+                    );
                     news.corrected.insert(Arc::clone(&id));
                 }
                 news.present.insert(id);
@@ -421,7 +440,11 @@ impl Names {
             None => {
                 let id = Arc::new(id);
                 self.set(&id, state, expires);
-                let list = if corrects { &mut news.corrected } else { &mut news.merged };
+                let list = if corrects {
+                    &mut news.corrected
+                } else {
+                    &mut news.merged
+                };
                 list.insert(Arc::clone(&id));
                 id
             }

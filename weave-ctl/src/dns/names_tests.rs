@@ -51,7 +51,10 @@ fn which_names_are_kept_and_how() {
     ] {
         assert_eq!(names.qualified(given).as_deref(), kept, "{given:?}");
     }
-    assert_eq!(Names::new(peer(0), ".weave.").qualified("weave").as_deref(), Some("weave."));
+    assert_eq!(
+        Names::new(peer(0), ".weave.").qualified("weave").as_deref(),
+        Some("weave.")
+    );
 }
 
 #[test]
@@ -67,7 +70,16 @@ fn versions_count_deletions_and_revivals() {
     assert_eq!(hostnames(&names), [("one.weave.local.", state(0, 0))]);
     // Letter case counts here, and only here.
     let other = Some("ONE.weave.local".to_owned());
-    assert_eq!(names.remove(&mut out, &Filter { name: other, ..Filter::default() }), 0);
+    assert_eq!(
+        names.remove(
+            &mut out,
+            &Filter {
+                name: other,
+                ..Filter::default()
+            }
+        ),
+        0
+    );
     assert_eq!(names.remove(&mut out, &one(Filter::default())), 1);
     assert_eq!(names.remove(&mut out, &one(Filter::default())), 0);
     assert_eq!(hostnames(&names), [("one.weave.local.", state(1, UNIX))]);
@@ -104,7 +116,9 @@ fn containers_that_died() {
         names.register(&mut out, container, 1, "a").unwrap();
     }
     let live = |names: &Names| {
-        let ids = names.answers("a.weave.local.").map(|id| id.container().to_owned());
+        let ids = names
+            .answers("a.weave.local.")
+            .map(|id| id.container().to_owned());
         ids.collect::<Vec<_>>()
     };
     names.container_died(&mut out, "d1");
@@ -120,20 +134,34 @@ fn answers_and_reverse_lookups_skip_what_is_deleted() {
     names.hear(&out, heard(1, "c", "One.weave.local.", state(0, 0)), &mut news);
     names.register(&mut out, "c", 1, "one.weave.local").unwrap();
     names.register(&mut out, "c", 1, "zwei.weave.local").unwrap();
-    let origins = |names: &Names| names.answers("one.weave.local.").map(Id::origin).collect::<Vec<_>>();
+    let origins = |names: &Names| {
+        names
+            .answers("one.weave.local.")
+            .map(Id::origin)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(origins(&names), [peer(0), peer(1)]);
     let touched = names.take_touched();
     assert_eq!(touched.addrs, BTreeSet::from([1]));
     assert_eq!(touched.names.len(), 2);
     assert_eq!(names.take_touched(), Touched::default());
     assert_eq!(names.reverse(1).map(Id::hostname), Some("one.weave.local."));
-    names.remove(&mut out, &Filter { name: Some("one".to_owned()), ..Filter::default() });
+    names.remove(
+        &mut out,
+        &Filter {
+            name: Some("one.weave.local".to_owned()),
+            ..Filter::default()
+        },
+    );
     assert_eq!(names.reverse(1).map(Id::hostname), Some("One.weave.local."));
     names.on_peer_gone(&mut out, peer(1));
     assert_eq!(origins(&names), []);
     assert_eq!(names.reverse(1).map(Id::hostname), Some("zwei.weave.local."));
     assert_eq!(names.reverse(2), None);
-    assert_eq!(names.take_touched().names, BTreeSet::from(["one.weave.local.".into()]));
+    assert_eq!(
+        names.take_touched().names,
+        BTreeSet::from(["one.weave.local.".into()])
+    );
     names.touch_origins(&BTreeSet::from([peer(0)]));
     assert_eq!(names.take_touched().names.len(), 2);
 }
@@ -157,7 +185,10 @@ fn what_others_say_of_our_names() {
     names.register(&mut out, "c", 1, "new").unwrap();
     let mut news = News::default();
     names.hear(&out, heard(0, "c", "new.Weave.local.", state(7, UNIX)), &mut news);
-    assert_eq!(names.state(&heard(0, "c", "new.Weave.local.", state(0, 0)).id), Some(state(8, 0)));
+    assert_eq!(
+        names.state(&heard(0, "c", "new.Weave.local.", state(0, 0)).id),
+        Some(state(8, 0))
+    );
 }
 
 #[test]
@@ -218,7 +249,11 @@ fn one_peer_cannot_fill_the_memory() {
     }
     assert_eq!((names.size(), names.skipped()), (MAX_PER_ORIGIN, 5));
     for n in 0..MAX_ENTRIES {
-        names.hear(&out, heard(10 + n % 10, &n.to_string(), "b.", state(0, 0)), &mut news);
+        names.hear(
+            &out,
+            heard(10 + n % 10, &n.to_string(), "b.", state(0, 0)),
+            &mut news,
+        );
     }
     assert_eq!(names.size(), MAX_ENTRIES);
     for n in 0..MAX_STRANGERS + 1 {

@@ -57,7 +57,10 @@ async fn add<B: Backend>(
     Path((id, ip)): Path<(String, String)>,
     params: Params,
 ) -> Answer {
-    let (addr, name) = (parse_ip(&ip)?, params.first("fqdn").unwrap_or_default().to_owned());
+    let (addr, name) = (
+        parse_ip(&ip)?,
+        params.first("fqdn").unwrap_or_default().to_owned(),
+    );
     backend
         .add_name(id, addr, name, params.is_true("check-alive"))
         .await?;
