@@ -54,7 +54,6 @@ impl Daemon {
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
             process: Some(self.process()),
-            ..Report::default()
         }
     }
 

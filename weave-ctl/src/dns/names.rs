@@ -231,7 +231,7 @@ impl Names {
             return Ok(());
         };
         let id = Id::new(container, self.us, addr, &hostname);
-        let id = id.ok_or_else(|| NameError::Invalid(hostname))?;
+        let id = id.ok_or(NameError::Invalid(hostname))?;
         let (id, state) = match self.held(&id) {
             Some((_, held)) if held.state.is_live() => return Ok(()),
             Some((id, held)) => {

@@ -169,7 +169,7 @@ fn answers_and_reverse_lookups_skip_what_is_deleted() {
 #[test]
 fn what_others_say_of_our_names() {
     let (mut names, mut out) = (names(), outlet());
-    let mut hear = |names: &mut Names, name: &str, state: State| {
+    let hear = |names: &mut Names, name: &str, state: State| {
         let mut news = News::default();
         names.hear(&out, heard(0, "c", name, state), &mut news);
         (news.corrected.len(), news.merged.len())

@@ -2,7 +2,7 @@
 //! peers gossip as originals do. Afterwards all must know exactly the names that their owners have.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -270,7 +270,9 @@ impl World {
             name: by_name.then(|| format!("{name}.weave.local")),
             addr: None,
         };
-        self.act(n, None, |names, out| drop(names.remove(out, &filter)));
+        self.act(n, None, |names, out| {
+            names.remove(out, &filter);
+        });
         self.model
             .retain(|(m, c, _, h)| (*m, *c) != (n, container) || (by_name && *h != name));
     }
