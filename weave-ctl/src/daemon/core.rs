@@ -24,6 +24,7 @@ use super::overlays::Overlays;
 use super::requests::Waiting;
 use super::saver::Saver;
 use crate::cli::launch::LaunchOptions;
+use crate::dns;
 use crate::dns::names::{self, Names};
 use crate::dns::zone::SharedZone;
 use crate::docker::events::ContainerEvent;
@@ -103,6 +104,8 @@ pub struct Parts {
     pub store: Store,
     /// What carries frames.
     pub overlays: Overlays,
+    /// WeaveDNS's server, unless disabled.
+    pub resolver: Option<dns::server::Handle>,
     /// Into the host's namespace.
     pub nl: Netlink,
     /// Said in handshakes.
@@ -138,6 +141,7 @@ pub struct Daemon {
     pub(super) forwarding: Forwarding,
     pub(super) floods: BTreeMap<PeerName, Vec<PeerName>>,
     pub(super) connections: Connections,
+    pub(super) resolver: Option<dns::server::Handle>,
     pub(super) nl: Netlink,
     ours: OurFeatures,
     pub(super) events: Events,
@@ -193,6 +197,7 @@ impl Daemon {
             zone,
             store,
             overlays,
+            resolver,
             nl,
             ours,
             mtu,
@@ -230,6 +235,7 @@ impl Daemon {
             started: Instant::now(),
             floods: BTreeMap::new(),
             connections,
+            resolver,
             nl,
             ours,
             events: events.0,

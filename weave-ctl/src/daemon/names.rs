@@ -1,14 +1,12 @@
 //! WeaveDNS in the loop: who registers and deletes names, and what the zone is told (control.md 2.3).
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
 use super::core::{Daemon, OurChannels, unix_now};
 use super::handle::Handle;
 use super::requests::is_docker_id;
-use crate::api::backend::{Backend, BackendError, DnsFacts};
+use crate::api::backend::{Backend, BackendError};
 use crate::api::report;
-use crate::cli::launch::LaunchOptions;
 use crate::dns::names::{CHANNEL, Names, Touched};
 use crate::dns::zone::Answer;
 use crate::docker;
@@ -96,10 +94,13 @@ impl Daemon {
     /// WeaveDNS for the report.
     pub(super) fn dns(&self) -> Option<report::Dns> {
         let names = self.channels.names.as_ref()?;
+        let (options, server) = self.options.dns.as_ref().zip(self.resolver.as_ref())?;
         Some(report::Dns {
             domain: names.domain().to_owned(),
+            upstream: server.upstream(),
+            address: server.address().to_string(),
+            ttl: options.ttl,
             entries: dns_entries(names),
-            ..report::Dns::default()
         })
     }
 }
@@ -116,14 +117,6 @@ fn dns_entries(names: &Names) -> Vec<report::DnsEntry> {
             tombstone: state.tombstone,
         })
         .collect()
-}
-
-/// WeaveDNS as launched.
-pub(super) fn facts(_: &LaunchOptions) -> Option<DnsFacts> {
-    Some(DnsFacts {
-        domain: "weave.local.".to_owned(),
-        address: SocketAddr::from(([0, 0, 0, 0], 53)),
-    })
 }
 
 /// Registers anew the names of containers that are attached and that Docker knows: nobody has kept them while we

@@ -22,10 +22,11 @@ use super::mtu::Mtu;
 use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
-use crate::api::backend::Backend;
+use crate::api::backend::{Backend, DnsFacts};
 use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
 use crate::dns::names::Names;
+use crate::dns::server::Server;
 use crate::dns::zone::SharedZone;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{self, Allocator, Changes};
@@ -153,8 +154,15 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     let events = Events::new();
     let made = Overlays::make(&options, &nl, &events.0, (name, short_id), mtu.bytes).await;
-    let overlays = match made {
-        Ok(overlays) => overlays,
+    let zone = SharedZone::default();
+    let made = match made {
+        Ok(overlays) => super::dns::start(&options, &nl, zone.clone())
+            .await
+            .map(|dns| (overlays, dns)),
+        Err(error) => Err(error),
+    };
+    let (overlays, dns) = match made {
+        Ok(made) => made,
         Err(error) => {
             if existing.is_none() {
                 take_away(&options, &nl).await;
@@ -197,12 +205,19 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         allocator.set_reclaim_after(ipam.reclaim_after);
         allocator
     });
-    let dns = names::facts(&options);
+    let facts = options
+        .dns
+        .as_ref()
+        .zip(dns.as_ref())
+        .map(|(dns, server)| DnsFacts {
+            domain: dns.domain.clone(),
+            address: server.handle().address().into(),
+        });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone())
         .with_docker(&options.docker_api)
-        .with_dns(dns.clone());
+        .with_dns(facts);
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {
@@ -220,9 +235,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
-        names: dns.map(|dns| Names::new(name, &dns.domain)),
+        names: options.dns.as_ref().map(|dns| Names::new(name, &dns.domain)),
     };
-    let zone = SharedZone::default();
     let daemon = Daemon::new(Parts {
         options,
         secrecy,
@@ -234,6 +248,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         zone,
         store,
         overlays,
+        resolver: dns.as_ref().map(Server::handle),
         nl,
         ours,
         mtu,
@@ -275,6 +290,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     for server in servers {
         let _ = server.await;
+    }
+    if let Some(dns) = dns {
+        dns.stop().await;
     }
     // The next daemon needs the port.
     for task in std::iter::once(accepting).chain(following) {
