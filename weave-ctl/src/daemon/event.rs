@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::backend::{BackendError, OwnedList};
 use crate::api::report::Report;
+use crate::dns::entry::{Id, State};
+use crate::dns::names::Filter;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
@@ -164,6 +166,21 @@ pub enum Request {
     },
     /// Keep what is exposed over a restart.
     SaveExposed(Vec<Exposed>, Answer<()>),
+    /// Register a name.
+    AddName {
+        /// Container ID.
+        id: String,
+        /// One address of it.
+        addr: Address,
+        /// The name.
+        name: String,
+        /// Where to answer.
+        answer: Answer<()>,
+    },
+    /// Delete names registered here.
+    RemoveNames(Filter, Answer<()>),
+    /// All names.
+    Names(Answer<Vec<(Id, State)>>),
     /// Everything about us.
     Report(Answer<Box<Report>>),
 }

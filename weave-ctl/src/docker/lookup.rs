@@ -123,7 +123,8 @@ async fn inspect(host: &str, name_or_id: &str) -> Result<Inspected, Failure> {
     ask(host, &format!("/containers/{name_or_id}/json")).await
 }
 
-async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
+/// The same at another endpoint.
+pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
     let found = match inspect(host, name_or_id).await {
         Ok(found) => found,
         Err(Failure::Refused(reason)) => {

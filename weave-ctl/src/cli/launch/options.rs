@@ -177,7 +177,10 @@ impl LaunchOptions {
                 .clone()
                 .or_else(|| env.docker_host.clone())
                 .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
-            docker_bridge: env.docker_bridge.clone(),
+            docker_bridge: args
+                .docker_bridge
+                .clone()
+                .unwrap_or_else(|| env.docker_bridge.clone()),
             http_addr: args.http_addr.clone().unwrap_or_else(|| env.http_addr.clone()),
             status_addr: args
                 .status_addr
