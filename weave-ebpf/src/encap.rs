@@ -25,6 +25,9 @@ const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
 /// Network cards segment only tunnels that are marked so.
 const MARKED: u64 = FLAGS | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64;
 
+/// Of what begins here.
+pub const TTL: u8 = 64;
+
 /// Writes the VXLAN header around an IP frame and sends it out of the underlay interface.
 #[inline(always)]
 pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> i32 {
@@ -47,7 +50,7 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
         total_len: (udp_len.wrapping_add(20)).to_be_bytes(),
         id: [0; 2],
         frag_off: [0x40, 0],
-        ttl: 64,
+        ttl: TTL,
         protocol: crate::packet::IPPROTO_UDP,
         checksum: [0; 2],
         src: hop.local_ip,
@@ -92,7 +95,7 @@ pub fn out(hop: &NextHop) -> i32 {
 /// Attaches the tunnel key with which the VXLAN device of `hop` will send the frame.
 /// `fragment` allows the outer packet to be fragmented.
 #[inline(always)]
-pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, fragment: bool) -> bool {
+pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, ttl: u8, fragment: bool) -> bool {
     used(hop.via);
     // Spelt out, as a call of memset in a loop over many hops costs the verifier its patience.
     let mut key = bpf_tunnel_key {
@@ -101,7 +104,7 @@ pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, fragment: boo
             remote_ipv6: [u32::from_be_bytes(hop.remote_ip), 0, 0, 0],
         },
         tunnel_tos: 0,
-        tunnel_ttl: 64,
+        tunnel_ttl: ttl,
         __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
         tunnel_label: 0,
         __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 {

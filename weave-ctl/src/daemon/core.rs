@@ -35,6 +35,7 @@ use crate::mesh::claim::Claim;
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::PeerName;
+use crate::mesh::routes::Tree;
 use crate::mesh::{ConnId, Now};
 use crate::net::Netlink;
 use crate::net::watch::Watcher;
@@ -139,7 +140,7 @@ pub struct Daemon {
     pub(super) waiting: Waiting,
     pub(super) started: Instant,
     pub(super) forwarding: Forwarding,
-    pub(super) floods: BTreeMap<PeerName, Vec<PeerName>>,
+    pub(super) floods: BTreeMap<PeerName, Tree>,
     pub(super) connections: Connections,
     pub(super) resolver: Option<dns::server::Handle>,
     pub(super) nl: Netlink,

@@ -107,9 +107,9 @@ impl Daemon {
                 .collect(),
             broadcast_routes: broadcast_routes
                 .into_iter()
-                .map(|(source, via)| report::BroadcastRoute {
+                .map(|(source, tree)| report::BroadcastRoute {
                     source: source.to_string(),
-                    via: via.iter().map(ToString::to_string).collect(),
+                    via: tree.to.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
             connections: self.connections(),
