@@ -50,10 +50,10 @@ impl Daemon {
             version_check: report::VersionCheck::default(),
             router: self.router(),
             ipam,
+            dns: self.dns(),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
             process: Some(self.process()),
-            ..Report::default()
         }
     }
 
