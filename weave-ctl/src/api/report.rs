@@ -391,6 +391,9 @@ pub struct Dns {
     /// All entries, tombstones included.
     #[serde(with = "nullable")]
     pub entries: Vec<DnsEntry>,
+    /// What became of questions, since the start. Not in the original's report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<crate::dns::counters::Counts>,
 }
 
 /// A name.

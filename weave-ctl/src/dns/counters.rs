@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::answer::Verdict;
 
 /// Counted since the start, by all parts of the server.
@@ -18,7 +20,8 @@ pub struct Counters {
 }
 
 /// The counters at one moment. Each query is in exactly one of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct Counts {
     /// Answered: a name of ours.
     pub local: u64,
