@@ -52,6 +52,24 @@ fn a_port_is_taken() {
     });
 }
 
+/// Many hosts have a name server of their own.
+#[test]
+fn another_name_server_is_there() {
+    Plan::mesh(1).test("dnsport", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let taken = netns::inside(host.netns(), || Ok(TcpListener::bind("0.0.0.0:53")?))?;
+        let chosen = ["launch", "--name", "::1", "--dns-listen-address", "127.0.0.1:53"];
+        refused(host, host.weave(&chosen)?, &["127.0.0.1:53"])?;
+        host.launch(&[])?;
+        let log = host.log();
+        ensure!(log.contains("--dns-listen-address"), "nothing said: {log}");
+        let status = host.weave(&["status"])?.ok()?;
+        ensure!(status.contains("Service: dns"), "names are gossiped all the same: {status}");
+        drop(taken);
+        Ok(())
+    });
+}
+
 #[test]
 fn wrong_options() {
     Plan::mesh(1).test("options", |lab: &Lab| {

@@ -34,8 +34,8 @@ pub type OwnedList = Vec<(String, Vec<Cidr>)>;
 pub struct DnsFacts {
     /// The local domain, with its final dot.
     pub domain: String,
-    /// Where questions are answered.
-    pub address: SocketAddr,
+    /// Where questions are answered; `None` where the address is somebody else's.
+    pub address: Option<SocketAddr>,
 }
 
 /// Everything the routes of control.md 3.2 need. Dropping a returned future cancels the request.

@@ -49,7 +49,7 @@ impl Double {
             ready: AtomicBool::new(true),
             dns: report.dns.as_ref().map(|dns| DnsFacts {
                 domain: dns.domain.clone(),
-                address: dns.address.parse().unwrap(),
+                address: dns.address.parse().ok(),
             }),
             names: Mutex::new(names(&report)),
             report,

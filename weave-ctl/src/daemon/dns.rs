@@ -12,17 +12,19 @@ use crate::dns::zone::SharedZone;
 use crate::ipam::address::Cidr;
 use crate::net::{NetError, Netlink, bridge};
 
-/// Starts it, if it is wanted. The weave bridge exists by now.
+/// Starts it, if it is wanted. The weave bridge exists by now. If the address that we chose ourselves is taken,
+/// names are gossiped all the same.
 pub(super) async fn start(
     options: &LaunchOptions,
     nl: &Netlink,
     zone: SharedZone,
 ) -> anyhow::Result<Option<Server>> {
     let Some(dns) = &options.dns else { return Ok(None) };
+    let local = Local::new(&dns.domain, dns.ttl)?;
     let started = async {
         let (listen, device, host) = endpoints(options, dns, nl).await?;
         let config = Config {
-            local: Local::new(&dns.domain, dns.ttl)?,
+            local,
             listen,
             device,
             host,
@@ -32,7 +34,18 @@ pub(super) async fn start(
         };
         anyhow::Ok(Server::start(config, zone)?)
     };
-    let server = started.await.context("Unable to start dns server")?;
+    let server = match started.await {
+        Ok(server) => server,
+        // Nobody asked for this address, and some other server of the host's may have it.
+        Err(error) if dns.listen.is_none() => {
+            tracing::warn!(
+                "Names are not answered on this host: {error:#}; \
+                choose another address with --dns-listen-address, or none with --no-dns"
+            );
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context("Unable to start dns server"),
+    };
     for address in server.addresses() {
         tracing::info!("Listening for DNS queries on {address}");
     }

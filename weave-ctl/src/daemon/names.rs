@@ -94,14 +94,18 @@ impl Daemon {
     /// WeaveDNS for the report.
     pub(super) fn dns(&self) -> Option<report::Dns> {
         let names = self.channels.names.as_ref()?;
-        let (options, server) = self.options.dns.as_ref().zip(self.resolver.as_ref())?;
+        let options = self.options.dns.as_ref()?;
+        // Names are gossiped even where nobody can ask for them.
+        let server = self.resolver.as_ref();
         Some(report::Dns {
             domain: names.domain().to_owned(),
-            upstream: server.upstream(),
-            address: server.address().to_string(),
+            upstream: server.map(|server| server.upstream()).unwrap_or_default(),
+            address: server
+                .map(|server| server.address().to_string())
+                .unwrap_or_default(),
             ttl: options.ttl,
             entries: dns_entries(names),
-            queries: Some(server.counts()),
+            queries: server.map(|server| server.counts()),
         })
     }
 }

@@ -206,14 +206,11 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         allocator.set_reclaim_after(ipam.reclaim_after);
         allocator
     });
-    let facts = options
-        .dns
-        .as_ref()
-        .zip(dns.as_ref())
-        .map(|(dns, server)| DnsFacts {
-            domain: dns.domain.clone(),
-            address: server.handle().address().into(),
-        });
+    let server_address = dns.as_ref().map(|server| server.handle().address().into());
+    let facts = options.dns.as_ref().map(|dns| DnsFacts {
+        domain: dns.domain.clone(),
+        address: server_address,
+    });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let exposure = expose_again(&options, &nl, &store, &saved.exposed, existing.as_ref()).await?;

@@ -125,15 +125,15 @@ async fn domain<B: Backend>(State(backend): State<B>) -> Response {
 }
 
 async fn address<B: Backend>(State(backend): State<B>) -> Response {
-    match backend.dns() {
-        Some(dns) => reply::text(dns.address.ip().to_string()),
+    match backend.dns().and_then(|dns| dns.address) {
+        Some(address) => reply::text(address.ip().to_string()),
         None => reply::not_found().await,
     }
 }
 
 async fn address_and_port<B: Backend>(State(backend): State<B>) -> Response {
-    match backend.dns() {
-        Some(dns) => reply::text(dns.address.to_string()),
+    match backend.dns().and_then(|dns| dns.address) {
+        Some(address) => reply::text(address.to_string()),
         None => reply::not_found().await,
     }
 }
