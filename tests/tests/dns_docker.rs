@@ -54,7 +54,9 @@ impl<'a> World<'a> {
             need(program)?;
         }
         for args in [
-            "link add docker0 type bridge",
+            // With an address of its own, as Docker gives it one: else it changes with the ports, and packets of
+            // containers get lost until they have learnt that.
+            "link add docker0 address 02:42:ac:11:00:01 type bridge",
             "address add 172.17.0.1/16 dev docker0",
             "link set docker0 up",
         ] {
