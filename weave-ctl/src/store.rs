@@ -19,6 +19,7 @@ use crate::ipam::paxos::Voter;
 use crate::ipam::persist::{Changes, Head, Persisted};
 use crate::ipam::ring::{Entry, Ring};
 use crate::mesh::name::{PeerName, ShortId};
+use crate::net::expose::Exposed;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "weave.redb";
@@ -42,6 +43,7 @@ const IPAM_ENTRY_PREFIX: &str = "ipam:entry:";
 const IPAM_OWNER_PREFIX: &str = "ipam:owner:";
 const IPAM_PREFIX: &str = "ipam:";
 const KEY_DIRECT_PEERS: &str = "direct-peers";
+const KEY_EXPOSED: &str = "exposed";
 const FLAG_PREFIX: &str = "flag:";
 
 /// A key, and its new value or `None` to remove it.
@@ -63,6 +65,8 @@ pub struct Stored {
     pub ipam: Option<Persisted>,
     /// Direct peers as the user wrote them; `None` if never saved.
     pub direct_peers: Option<Vec<String>>,
+    /// Addresses of the bridge, in the order in which they were exposed.
+    pub exposed: Vec<Exposed>,
     /// Flags by name.
     pub flags: BTreeMap<String, String>,
 }
@@ -185,6 +189,7 @@ impl Store {
             identity: self.get(KEY_IDENTITY)?,
             ipam: self.ipam()?,
             direct_peers: self.get(KEY_DIRECT_PEERS)?,
+            exposed: self.get(KEY_EXPOSED)?.unwrap_or_default(),
             flags: self.flags()?,
         })
     }
@@ -236,6 +241,11 @@ impl Store {
     /// Saves the direct peers as the user wrote them.
     pub fn save_direct_peers(&self, peers: &[String]) -> Result<(), StoreError> {
         self.put(KEY_DIRECT_PEERS, peers)
+    }
+
+    /// Saves the addresses of the bridge.
+    pub fn save_exposed(&self, exposed: &[Exposed]) -> Result<(), StoreError> {
+        self.put(KEY_EXPOSED, exposed)
     }
 
     /// Saves who we are.
@@ -452,7 +462,13 @@ mod tests {
         store.save_ipam(&Changes::all(state(3))).unwrap();
         store.save_direct_peers(&peers).unwrap();
         store.set_flag("peer-reclaim", "ok").unwrap();
+        let exposed = vec![Exposed {
+            cidr: "10.32.0.5/12".parse().unwrap(),
+            masquerade: false,
+        }];
+        store.save_exposed(&exposed).unwrap();
         Stored {
+            exposed,
             identity: Some(identity),
             ipam: Some(state(3)),
             direct_peers: Some(peers),

@@ -21,25 +21,28 @@ pub enum Detail {
 }
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
     ("bpftool", "bpftool"),
     ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("dig", "dnsutils"),
     ("tcpdump", "tcpdump"),
     ("sysctl", "procps"),
     ("nsenter", "util-linux"),
     ("taskset", "util-linux"),
 ];
-/// A Docker engine, which the tests start by themselves, and what is in its image. Installing one
+/// A Docker engine, which the tests start by themselves, and what is in its images. Installing one
 /// starts it, which nobody asked for on his own machine: so only where `CI` is set. Elsewhere the
 /// tests that need one say so and are skipped.
-const DOCKER: [(&str, &str); 4] = [
+const DOCKER: [(&str, &str); 5] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("busybox", "busybox-static"),
+    ("musl-gcc", "musl-tools"),
 ];
 /// The original's mesh library and a compiler for it (80 MB; about a minute), also only where `CI` is set.
 /// Without them a few tests are skipped, which the summary tells: so failing to get them is no failure.

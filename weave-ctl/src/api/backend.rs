@@ -15,6 +15,9 @@ pub enum BackendError {
     /// Answered with status 400.
     #[error("{0}")]
     BadRequest(String),
+    /// The host did not do it: status 500.
+    #[error("{0}")]
+    Internal(String),
     /// Answered with status 200 and the body `cancelled` (control.md 1.10).
     #[error("cancelled")]
     Cancelled,
@@ -103,6 +106,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         peer: String,
         force: bool,
     ) -> impl Future<Output = Result<Option<u32>, BackendError>> + Send;
+    /// `POST /expose/{cidr}`: gives the bridge an address. The route puts `unable to expose: ` before the text of
+    /// an `Internal`.
+    fn expose(&self, cidr: Cidr, masquerade: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /expose/{ip}/{len}`: takes it away; not having it is fine.
+    fn hide(&self, cidr: Cidr) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Everything shown by `/status*`, `/report`, `/metrics`.
     fn report(&self) -> impl Future<Output = Result<Report, BackendError>> + Send;
     /// May `/status` answer 200 yet?

@@ -288,6 +288,19 @@ impl Backend for Double {
         }))
     }
 
+    async fn expose(&self, cidr: Cidr, masquerade: bool) -> Result<(), BackendError> {
+        self.call(format!("expose {cidr} {masquerade}"));
+        if cidr.prefix_len == 32 {
+            return Err(BackendError::Internal("the program nft is missing".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn hide(&self, cidr: Cidr) -> Result<(), BackendError> {
+        self.call(format!("hide {cidr}"));
+        Ok(())
+    }
+
     async fn report(&self) -> Result<Report, BackendError> {
         Ok(self.report.clone())
     }

@@ -26,6 +26,12 @@ pub struct Env {
     pub no_fastdp: bool,
     /// `DOCKER_HOST`.
     pub docker_host: Option<String>,
+    /// `DNS_ADDRESS`: where WeaveDNS is, instead of where the daemon says.
+    pub dns_address: Option<String>,
+    /// `DNS_DOMAIN`: its domain, likewise.
+    pub dns_domain: Option<String>,
+    /// `DOCKER_BRIDGE`: Docker's bridge.
+    pub docker_bridge: String,
     /// `WEAVE_BRIDGE`: the bridge, where it has another name.
     pub bridge: String,
     /// Where things are kept.
@@ -77,6 +83,9 @@ impl Env {
             password: Password::new(or(PASSWORD, "").into_bytes()),
             no_fastdp: set("WEAVE_NO_FASTDP").is_some(),
             docker_host: set("DOCKER_HOST"),
+            dns_address: set("DNS_ADDRESS"),
+            dns_domain: set("DNS_DOMAIN"),
+            docker_bridge: or("DOCKER_BRIDGE", "docker0"),
             bridge: or("WEAVE_BRIDGE", "weave"),
             paths: Paths {
                 data_dir: path("WEAVE_DATA_DIR", "/var/lib/weave"),

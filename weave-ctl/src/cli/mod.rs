@@ -3,12 +3,18 @@
 mod address;
 mod attach;
 pub mod client;
+mod dns_add;
+mod dns_lookup;
 mod doctor;
 mod dying;
 mod env;
+mod expose;
 mod failure;
+mod files;
 pub mod launch;
 pub mod lock;
+mod names;
+mod owner;
 mod ps;
 mod query;
 mod reset;
@@ -41,23 +47,11 @@ const REMOVED: [&str; 9] = [
 ];
 
 /// Commands of parts that are still to come, and what to do instead.
-const LATER: [(&str, &str); 14] = [
+const LATER: [(&str, &str); 8] = [
     ("setup", "Nothing needs to be set up: run 'weave launch'."),
     ("setup-cni", "Containers are attached with 'weave attach'."),
     ("env", "Containers are attached with 'weave attach'."),
     ("config", "Containers are attached with 'weave attach'."),
-    ("dns-args", "Use the addresses that 'weave attach' prints."),
-    ("dns-add", "Use the addresses that 'weave attach' prints."),
-    ("dns-remove", "Use the addresses that 'weave attach' prints."),
-    ("dns-lookup", "Use the addresses that 'weave attach' prints."),
-    (
-        "expose",
-        "The host reaches its containers through an address given to the bridge by hand.",
-    ),
-    (
-        "hide",
-        "The host reaches its containers through an address given to the bridge by hand.",
-    ),
     ("docker-bridge-ip", "Ask with 'ip address show docker0'."),
     ("bridge-type", "'weave status' tells what carries the traffic."),
     ("attach-bridge", "Connect bridges with 'ip link'."),
@@ -70,8 +64,14 @@ enum Command {
     Attach(attach::AttachArgs),
     Connect(targets::ConnectArgs),
     Detach(attach::DetachArgs),
+    DnsAdd(dns_add::DnsAddArgs),
+    DnsArgs(dns_lookup::DnsArgsArgs),
+    DnsLookup(dns_lookup::DnsLookupArgs),
+    DnsRemove(dns_add::DnsRemoveArgs),
     Doctor(doctor::DoctorArgs),
+    Expose(expose::ExposeArgs),
     Forget(targets::ForgetArgs),
+    Hide(expose::HideArgs),
     Launch(Box<launch::LaunchArgs>),
     Prime(targets::PrimeArgs),
     Ps(ps::PsArgs),
@@ -191,6 +191,12 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::Rmpeer(options) => block_on(targets::rmpeer(options, context)),
         Command::Attach(options) => block_on(attach::attach(options, context)),
         Command::Detach(options) => block_on(attach::detach(options, context)),
+        Command::DnsAdd(options) => block_on(dns_add::dns_add(options, context)),
+        Command::DnsRemove(options) => block_on(dns_add::dns_remove(options, context)),
+        Command::DnsLookup(options) => block_on(dns_lookup::dns_lookup(options, context)),
+        Command::DnsArgs(_) => block_on(dns_lookup::dns_args(context)),
+        Command::Expose(options) => block_on(expose::expose(options, context)),
+        Command::Hide(options) => block_on(expose::hide(options, context)),
         Command::Ps(options) => block_on(ps::ps(options, context)),
         Command::Doctor(options) => block_on(doctor::doctor(&options, context)),
     }

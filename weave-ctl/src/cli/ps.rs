@@ -2,10 +2,8 @@
 
 use super::{Context, Outcome, need_root, out};
 use crate::ipam::address::Cidr;
+use crate::net::expose::OWNER as EXPOSE;
 use crate::net::{Mac, Netlink, bridge, container, mac_text, ps as attached};
-
-/// The bridge itself in the list.
-const EXPOSE: &str = "weave:expose";
 
 /// List attached containers with their Ethernet and IP addresses
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, Paths, need_root, note, stop};
-use crate::net::{Netlink, bridge};
+use crate::net::{Netlink, bridge, expose};
 use crate::overlay::fastdp::attach;
 
 /// Time for the heir to learn of its inheritance.
@@ -50,7 +50,9 @@ async fn remove_all(paths: &Paths, bridge: &str) {
         for link in nl.links().await? {
             attach::remove_filter(&link.name);
         }
-        bridge::delete_all(&nl, bridge).await
+        let rules = expose::clear(nl.ns()).await;
+        bridge::delete_all(&nl, bridge).await?;
+        rules
     };
     if let Err(e) = network.await {
         note(&format!("WARNING: {e}"));

@@ -20,11 +20,24 @@ weave launch        [--password <pass> | --password-file <file>]
 
 weave prime
 
+weave dns-args
+
 weave connect       [--replace] <peer> ...
       forget        <peer> ...
 
-weave attach        [<addr> ...] [--no-multicast-route] <container>
+weave attach        [<addr> ...] [--without-dns] [--rewrite-hosts]
+                      [--add-host <name>:<address> ...]
+                      [--no-multicast-route] <container>
       detach        [<addr> ...] <container>
+
+weave expose        [<addr> ...] [--without-masquerade] [-h <fqdn>]
+      hide          [<addr> ...]
+
+weave dns-add       [<ip_address> ...] <container> [-h <fqdn>] |
+                      <ip_address> ... -h <fqdn>
+      dns-remove    [<ip_address> ...] <container> [-h <fqdn>] |
+                      <ip_address> ... -h <fqdn>
+      dns-lookup    <unqualified_name>
 
 weave status        [targets | connections | peers | ipam]
       report        [-f <format>]

@@ -267,6 +267,7 @@ impl Daemon {
         };
         self.scan_ports().await?;
         self.find_attached();
+        self.dns_subnets().await;
         self.tell_claim();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;

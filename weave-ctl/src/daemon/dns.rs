@@ -63,7 +63,7 @@ async fn endpoints(options: &LaunchOptions, dns: &DnsOptions, nl: &Netlink) -> R
     if let Some(given) = dns.listen {
         return Ok((given, None, None));
     }
-    let docker = match nl.find_link(&dns.docker_bridge).await? {
+    let docker = match nl.find_link(&options.docker_bridge).await? {
         Some(link) if !options.docker_api.is_empty() => nl.addresses(link.index).await?,
         _ => Vec::new(),
     };

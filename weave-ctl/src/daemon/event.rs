@@ -17,6 +17,7 @@ use crate::mesh::handshake::Features;
 use crate::mesh::message::Message;
 use crate::mesh::targets::ResolvedPeer;
 use crate::mesh::transport::Connected;
+use crate::net::expose::Exposed;
 use crate::overlay::sleeve::Arrived;
 
 /// Events waiting for the loop at most; senders wait beyond that.
@@ -163,6 +164,8 @@ pub enum Request {
         /// Where to answer; `None` without IPAM.
         answer: Answer<Option<u32>>,
     },
+    /// Keep what is exposed over a restart.
+    SaveExposed(Vec<Exposed>, Answer<()>),
     /// Register a name.
     AddName {
         /// Container ID.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::event::{Answer, Event, Events, Request};
+use super::exposure::Exposure;
 use crate::api::backend::{Backend, BackendError, DnsFacts, OwnedList};
 use crate::api::report::Report;
 use crate::dns::entry::{Id, State};
@@ -17,6 +18,7 @@ use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
 use crate::mesh::targets::ResolvedPeer;
+use crate::net::expose::Exposed;
 
 /// For a name that was found before.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +32,7 @@ pub struct Handle {
     next_request: Arc<AtomicU64>,
     ready: Arc<AtomicBool>,
     docker: Option<Arc<str>>,
+    exposure: Exposure,
     dns: Option<Arc<DnsFacts>>,
 }
 
@@ -52,7 +55,13 @@ impl Drop for CancelOnDrop<'_> {
 impl Handle {
     /// `default_subnet` is `None` without IPAM; `port` is taken for peers given without one.
     #[must_use]
-    pub fn new(events: Events, default_subnet: Option<Cidr>, port: u16, ready: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        events: Events,
+        default_subnet: Option<Cidr>,
+        port: u16,
+        ready: Arc<AtomicBool>,
+        exposure: Exposure,
+    ) -> Self {
         Self {
             events,
             default_subnet,
@@ -60,6 +69,7 @@ impl Handle {
             next_request: Arc::new(AtomicU64::new(1)),
             ready,
             docker: None,
+            exposure,
             dns: None,
         }
     }
@@ -250,6 +260,16 @@ impl Backend for Handle {
             answer,
         })
         .await
+    }
+
+    async fn expose(&self, cidr: Cidr, masquerade: bool) -> Result<(), BackendError> {
+        self.exposure
+            .expose(Exposed { cidr, masquerade }, &self.events)
+            .await
+    }
+
+    async fn hide(&self, cidr: Cidr) -> Result<(), BackendError> {
+        self.exposure.hide(cidr, &self.events).await
     }
 
     async fn report(&self) -> Result<Report, BackendError> {

@@ -10,8 +10,9 @@ use super::neighbours::FEATURE_MTU;
 use crate::mesh::core::Input;
 use crate::mesh::{ConnId, Now};
 use crate::net::bridge::HOST_END;
+use crate::net::expose::OWNER as EXPOSE;
 use crate::net::watch::Change;
-use crate::net::{Netlink, bridge, ps};
+use crate::net::{NetError, Netlink, bridge, ps};
 use crate::overlay::fastdp::datapath::Datapath;
 
 /// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
@@ -142,11 +143,14 @@ impl Daemon {
         }
         let (nl, bridge, events) = (self.nl.clone(), self.options.bridge.clone(), self.events.clone());
         tokio::spawn(async move {
-            match ps::list_attached(&nl, &bridge).await {
-                Ok(found) => {
-                    let found = found.into_iter().map(|c| (c.id, c.cidrs)).collect();
-                    events.send(Event::Found(found)).await;
-                }
+            let found = async {
+                let (_, exposed) = bridge::exposed(&nl, &bridge).await?;
+                let containers = ps::list_attached(&nl, &bridge).await?.into_iter();
+                let found = containers.map(|c| (c.id, c.cidrs));
+                Ok::<_, NetError>(found.chain([(EXPOSE.to_owned(), exposed)]).collect())
+            };
+            match found.await {
+                Ok(found) => events.send(Event::Found(found)).await,
                 Err(error) => tracing::warn!("cannot look for attached containers: {error}"),
             }
         });

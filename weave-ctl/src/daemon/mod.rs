@@ -5,6 +5,7 @@ mod connections;
 mod core;
 mod dns;
 mod event;
+mod exposure;
 mod gate;
 mod handle;
 mod host;

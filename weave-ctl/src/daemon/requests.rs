@@ -147,6 +147,10 @@ impl Daemon {
                 self.waiting.ipam.insert(request, Waiter::Remove(answer));
                 self.with_ipam(|ipam, out| ipam.remove_peer(out, request, &peer, force));
             }
+            Request::SaveExposed(exposed, answer) => {
+                let saved = self.store.save_exposed(&exposed);
+                send(answer, saved.map_err(|e| BackendError::Internal(e.to_string())));
+            }
             Request::AddName {
                 id,
                 addr,

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::connections::{self, Secrecy};
 use super::core::{Daemon, Ending, OurChannels, Parts, unix_now};
 use super::event::{Event, Events};
+use super::exposure::Exposure;
 use super::handle::{Handle, resolve_all};
 use super::host;
 use super::mtu::Mtu;
@@ -35,8 +36,8 @@ use crate::mesh::core::{self, Mesh};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::{Now, reconcile, transport};
-use crate::net::Netlink;
-use crate::net::bridge;
+use crate::net::link::Link;
+use crate::net::{Netlink, bridge, expose};
 use crate::store::{Store, Stored};
 use crate::{docker, identity, legacy};
 
@@ -171,7 +172,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         }
     };
     tracing::info!("Bridge type is {}", overlays.bridge_type());
-    if existing.is_some_and(|link| link.mtu != mtu.bytes) {
+    if existing.as_ref().is_some_and(|link| link.mtu != mtu.bytes) {
         // Attached by a Weave Net, or by us with another MTU.
         host::set_guest_mtu(&nl, &options.bridge, mtu.bytes);
     }
@@ -212,9 +213,16 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
-    let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone())
-        .with_docker(&options.docker_api)
-        .with_dns(facts);
+    let exposure = expose_again(&options, &nl, &store, &saved.exposed, existing.as_ref()).await?;
+    let handle = Handle::new(
+        events.0.clone(),
+        default_subnet,
+        options.port,
+        ready.clone(),
+        exposure,
+    )
+    .with_docker(&options.docker_api)
+    .with_dns(facts);
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {
@@ -321,6 +329,29 @@ fn take_over(saved: &mut Stored, store: &Store, data_dir: &Path, name: PeerName)
         store.set_flag(&flag, &value)?;
     }
     Ok(())
+}
+
+/// What was exposed before, as the bridge that we found, if any, tells.
+async fn expose_again(
+    options: &LaunchOptions,
+    nl: &Netlink,
+    store: &Store,
+    kept: &[expose::Exposed],
+    existing: Option<&Link>,
+) -> anyhow::Result<Exposure> {
+    let on_bridge = match existing {
+        Some(link) => Some(nl.addresses(link.index).await?),
+        None => None,
+    };
+    let list = expose::at_start(kept, on_bridge.as_deref());
+    if list != kept {
+        store.save_exposed(&list)?;
+    }
+    let bridges = expose::Bridges {
+        weave: options.bridge.clone(),
+        docker: options.docker_bridge.clone(),
+    };
+    Ok(Exposure::restore(nl.clone(), bridges, list).await)
 }
 
 /// Addresses and names of containers are given back when Docker says that they are gone. As soon as it is there, those

@@ -3,13 +3,15 @@
 //! Two plain requests. Answers are read leniently, so that neither newer engines nor lookalikes
 //! (Podman) can break it with a field more or less.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::client::{Failure, ask, default_host};
 use crate::net::NetError;
 
 /// What Docker tells of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DockerContainer {
     /// All 64 digits.
     pub id: String,
@@ -21,6 +23,14 @@ pub struct DockerContainer {
     pub hostname: Option<String>,
     /// `Domainname`.
     pub domain: Option<String>,
+    /// The file on the host that is the container's `/etc/hosts`.
+    pub hosts_file: Option<PathBuf>,
+    /// The file on the host that is the container's `/etc/resolv.conf`.
+    pub resolv_conf: Option<PathBuf>,
+    /// `--add-host`, as `name:address`.
+    pub extra_hosts: Vec<String>,
+    /// `--dns`.
+    pub dns: Vec<String>,
 }
 
 impl DockerContainer {
@@ -47,6 +57,12 @@ struct Inspected {
     state: State,
     #[serde(default)]
     config: Config,
+    #[serde(default)]
+    host_config: HostConfig,
+    #[serde(default)]
+    hosts_path: String,
+    #[serde(default)]
+    resolv_conf_path: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -62,6 +78,14 @@ struct State {
 struct Config {
     hostname: String,
     domainname: String,
+}
+
+/// Both are `null` where nothing was given.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    extra_hosts: Option<Vec<String>>,
+    dns: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -112,12 +136,17 @@ pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer,
         Err(Failure::Unreachable(reason)) => return Err(unreachable(host, reason)),
     };
     let text = |t: String| Some(t).filter(|t| !t.is_empty());
+    let path = |t: String| Some(PathBuf::from(t)).filter(|p| p.is_absolute());
     Ok(DockerContainer {
         id: found.id,
         running: found.state.running,
         pid: u32::try_from(found.state.pid).ok().filter(|pid| *pid != 0),
         hostname: text(found.config.hostname),
         domain: text(found.config.domainname),
+        hosts_file: path(found.hosts_path),
+        resolv_conf: path(found.resolv_conf_path),
+        extra_hosts: found.host_config.extra_hosts.unwrap_or_default(),
+        dns: found.host_config.dns.unwrap_or_default(),
     })
 }
 
@@ -153,7 +182,8 @@ mod tests {
             let answer = match name.as_str() {
                 "web" => json!({"Id": id, "State": {"Running": true, "Pid": 4711},
                     "Config": {"Hostname": "web", "Domainname": "weave.local"},
-                    "HostConfig": {"NetworkMode": "bridge"}}),
+                    "HostConfig": {"NetworkMode": "bridge", "ExtraHosts": ["db:10.0.0.1"], "Dns": null},
+                    "HostsPath": "/d/hosts", "ResolvConfPath": ""}),
                 "again" => json!({"Id": id, "State": {"Running": true, "Restarting": true, "Pid": 0}}),
                 "done" => json!({"Id": id, "State": {"Running": false, "Pid": 0},
                     "Config": {"Hostname": "done", "Domainname": ""}}),
@@ -185,6 +215,12 @@ mod tests {
         assert_eq!((web.running, web.pid), (true, Some(4711)));
         assert_eq!(web.hostname.as_deref(), Some("web"));
         assert_eq!(web.domain.as_deref(), Some("weave.local"));
+        assert_eq!(web.fqdn().as_deref(), Some("web.weave.local"));
+        assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
+        assert_eq!(
+            (web.extra_hosts, web.dns),
+            (vec!["db:10.0.0.1".to_owned()], vec![])
+        );
         let done = resolve_at(&host, "done").await.unwrap();
         assert_eq!((done.running, done.pid, done.domain), (false, None, None));
         assert_eq!(list_running_at(&host).await.unwrap().len(), 2);
@@ -205,6 +241,27 @@ mod tests {
             ("a/../b", "unable to inspect container a/../b: no such container"),
         ] {
             assert_eq!(resolve_at(&host, name).await.unwrap_err().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn names_with_a_domain() {
+        for (hostname, domain, fqdn) in [
+            ("web", "weave.local", Some("web.weave.local")),
+            ("web.sub", "weave.local.", Some("web.sub.weave.local")),
+            ("web.weave.local", "", Some("web.weave.local")),
+            ("web", "", None),
+            ("web.", "", None),
+            ("", "weave.local", None),
+            ("", "", None),
+        ] {
+            let text = |t: &str| Some(t.to_owned()).filter(|t| !t.is_empty());
+            let container = DockerContainer {
+                hostname: text(hostname),
+                domain: text(domain),
+                ..DockerContainer::default()
+            };
+            assert_eq!(container.fqdn().as_deref(), fqdn, "{hostname:?} {domain:?}");
         }
     }
 

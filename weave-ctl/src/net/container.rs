@@ -22,10 +22,8 @@ pub struct Container {
     pub ns: Netns,
     /// Its main process, where there is one.
     pub pid: Option<u32>,
-    /// Docker's `Hostname`.
-    pub hostname: Option<String>,
-    /// Docker's `Domainname`.
-    pub domain: Option<String>,
+    /// What Docker tells, of a container of Docker.
+    pub docker: Option<DockerContainer>,
 }
 
 /// Finds a running container from a Docker name or ID, `netns:NAME`, `netns:/path` or `pid:N`.
@@ -45,13 +43,12 @@ fn of_docker(text: &str, found: DockerContainer) -> Result<Container, NetError> 
         _ => return Err(NetError::NotRunning(text.to_owned())),
     };
     Ok(Container {
-        id: found.id,
+        id: found.id.clone(),
         display: text.chars().take(12).collect(),
         id7: id7_of_pid(pid),
         ns: Netns::of_pid(pid).map_err(|_| NetError::Died(text.to_owned()))?,
         pid: Some(pid),
-        hostname: found.hostname,
-        domain: found.domain,
+        docker: Some(found),
     })
 }
 
@@ -72,8 +69,7 @@ fn of_netns(text: &str, name: &str) -> Result<Container, NetError> {
         id7: id7_of_netns(&ns),
         ns,
         pid: None,
-        hostname: None,
-        domain: None,
+        docker: None,
     })
 }
 
@@ -88,8 +84,7 @@ fn of_pid(text: &str, pid: &str) -> Result<Container, NetError> {
         id7: id7_of_pid(number),
         ns,
         pid: Some(number),
-        hostname: None,
-        domain: None,
+        docker: None,
     })
 }
 
@@ -144,7 +139,7 @@ mod tests {
             running: true,
             pid: Some(std::process::id()),
             hostname: Some("web".to_owned()),
-            domain: None,
+            ..DockerContainer::default()
         };
         let web = of_docker("web-frontend-of-shop", found.clone()).unwrap();
         assert_eq!((web.id, web.display.as_str()), (found.id.clone(), "web-frontend"));

@@ -118,6 +118,12 @@ pub enum NetError {
         /// The host's.
         route: crate::ipam::address::Cidr,
     },
+    /// A program that we call is not installed; its Debian package has the same name, or `nftables`.
+    #[error(
+        "the program {0} is missing; install it (Debian: apt-get install {package})",
+        package = if *.0 == "nft" { "nftables" } else { "iptables" }
+    )]
+    NoProgram(&'static str),
     /// Several devices could not be dealt with; the rest was done.
     #[error("{}", lines(.0))]
     Several(Vec<NetError>),

@@ -4,12 +4,10 @@
 //! replaces it in one transaction. Where the tool is missing nothing is filtered.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::process::{Command, Stdio};
 
 use tracing::debug;
 
-use super::Netns;
+use super::{Netns, nft};
 use crate::ipam::address::Cidr;
 
 /// Accepts multicast that arrives on `ifname` from these subnets and drops the rest.
@@ -22,21 +20,21 @@ pub(super) async fn allow_only(ns: &Netns, ifname: &str, held: &[Cidr]) {
 /// Removes the rules again.
 pub(super) async fn forget(ns: &Netns, ifname: &str) {
     if let Some(table) = table(ifname) {
-        apply(ns, ifname, format!("add table {table}\ndelete table {table}\n")).await;
+        apply(ns, ifname, nft::without(&table)).await;
     }
 }
 
 /// The table; `None` for names that nft could take for something else.
 fn table(ifname: &str) -> Option<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    ifname.bytes().all(plain).then(|| format!("ip weave-{ifname}"))
+    nft::is_plain(ifname).then(|| format!("weave-{ifname}"))
 }
 
 fn script(ifname: &str, held: &[Cidr]) -> Option<String> {
     let table = table(ifname)?;
     let mut text = format!(
-        "add table {table}\ndelete table {table}\ntable {table} {{\n\
-         chain input {{\ntype filter hook input priority 0; policy accept;\n"
+        "{}table ip {table} {{\n\
+         chain input {{\ntype filter hook input priority 0; policy accept;\n",
+        nft::without(&table)
     );
     let from = format!("iifname \"{ifname}\" ip daddr 224.0.0.0/4");
     for subnet in held.iter().map(|c| c.network()) {
@@ -47,8 +45,7 @@ fn script(ifname: &str, held: &[Cidr]) -> Option<String> {
 }
 
 async fn apply(ns: &Netns, ifname: &str, script: String) {
-    let result = ns.run(move || nft(&script)).await.map_err(io::Error::other);
-    if let Err(e) = result.and_then(|r| r) {
+    if let Err(e) = nft::run(ns, script).await {
         debug!(
             ifname,
             "multicast from outside the container's subnets is not filtered: {e}"
@@ -56,28 +53,12 @@ async fn apply(ns: &Netns, ifname: &str, script: String) {
     }
 }
 
-fn nft(script: &str) -> io::Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes())?;
-    }
-    let out = child.wait_with_output()?;
-    if out.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(
-        String::from_utf8_lossy(&out.stderr).trim().to_owned(),
-    ))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::{self, Write as _};
+    use std::process::Command;
+
     use super::*;
     use crate::net::testing::new_netns;
 

@@ -58,6 +58,7 @@ impl IntoResponse for BackendError {
     fn into_response(self) -> Response {
         match self {
             Self::BadRequest(text) => bad_request(text),
+            Self::Internal(text) => error(StatusCode::INTERNAL_SERVER_ERROR, text),
             Self::Cancelled => text("cancelled"),
             Self::Stopping => error(StatusCode::SERVICE_UNAVAILABLE, self),
         }

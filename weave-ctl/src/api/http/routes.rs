@@ -10,7 +10,7 @@ use axum::routing::{delete, get, post};
 use serde::Serialize;
 
 use super::params::Params;
-use super::{names, reply};
+use super::{expose, names, reply};
 use crate::api::backend::{Backend, BackendError};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
@@ -28,7 +28,8 @@ pub fn control_router<B: Backend>(backend: B) -> Router {
         .route("/connect", post(connect::<B>))
         .route("/forget", post(forget::<B>))
         .route("/peer", delete(depart::<B>))
-        .route("/peer/{id}", delete(remove_peer::<B>));
+        .route("/peer/{id}", delete(remove_peer::<B>))
+        .merge(expose::routes());
     if backend.ipam_enabled() {
         router = router.merge(ipam_routes());
     }

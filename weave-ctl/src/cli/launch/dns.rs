@@ -15,7 +15,6 @@ const DOMAIN: &str = "weave.local.";
 const TTL: u32 = 1;
 const FALLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-const DOCKER_BRIDGE: &str = "docker0";
 
 /// WeaveDNS, as the daemon is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +29,6 @@ pub struct DnsOptions {
     pub fallback_timeout: Duration,
     /// The file that names them; `None`: there are none.
     pub resolv_conf: Option<PathBuf>,
-    /// The bridge whose address containers of Docker can ask.
-    pub docker_bridge: String,
 }
 
 impl DnsOptions {
@@ -63,10 +60,6 @@ impl DnsOptions {
             resolv_conf: Some(resolv_conf)
                 .filter(|path| !path.is_empty())
                 .map(|path| absolute(Path::new(path))),
-            docker_bridge: args
-                .docker_bridge
-                .clone()
-                .unwrap_or_else(|| DOCKER_BRIDGE.to_owned()),
         }))
     }
 }

@@ -93,7 +93,7 @@ pub struct LaunchArgs {
     /// File that names those servers; empty for none [default: /etc/resolv.conf]
     #[arg(long, value_name = "PATH")]
     pub(super) resolv_conf: Option<String>,
-    /// Docker's bridge [default: docker0]
+    /// Docker's bridge (DOCKER_BRIDGE) [default: docker0]
     #[arg(long, value_name = "NAME")]
     pub(super) docker_bridge: Option<String>,
     /// XDP on the host's network cards: auto, native, generic or off [default: auto]

@@ -57,6 +57,8 @@ pub struct LaunchOptions {
     pub dns: Option<DnsOptions>,
     /// Docker's API endpoint; empty: no Docker.
     pub docker_api: String,
+    /// Docker's bridge.
+    pub docker_bridge: String,
     /// Control interface; empty: none.
     pub http_addr: String,
     /// Read-only interface; empty: none.
@@ -175,6 +177,10 @@ impl LaunchOptions {
                 .clone()
                 .or_else(|| env.docker_host.clone())
                 .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+            docker_bridge: args
+                .docker_bridge
+                .clone()
+                .unwrap_or_else(|| env.docker_bridge.clone()),
             http_addr: args.http_addr.clone().unwrap_or_else(|| env.http_addr.clone()),
             status_addr: args
                 .status_addr

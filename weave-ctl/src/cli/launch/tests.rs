@@ -251,14 +251,14 @@ fn dns_options() {
     let default = dns("");
     assert_eq!((default.domain.as_str(), default.ttl), ("weave.local.", 1));
     assert_eq!((default.listen, default.fallback_timeout.as_secs()), (None, 5));
-    assert_eq!(default.docker_bridge, "docker0");
+    assert_eq!(options("").docker_bridge, "docker0");
     assert_eq!(
         default.resolv_conf.as_deref(),
         Some(Path::new("/etc/resolv.conf"))
     );
     let given = dns(
         "--dns-domain Corp.example --dns-ttl 30 --dns-listen-address=:5353 --dns-fallback-timeout 1m30s \
-         --resolv-conf= --docker-bridge br0",
+         --resolv-conf=",
     );
     assert_eq!((given.domain.as_str(), given.ttl), ("Corp.example.", 30));
     assert_eq!(
@@ -266,7 +266,7 @@ fn dns_options() {
         Some("0.0.0.0:5353")
     );
     assert_eq!((given.fallback_timeout.as_secs(), given.resolv_conf), (90, None));
-    assert_eq!(given.docker_bridge, "br0");
+    assert_eq!(options("--docker-bridge br0").docker_bridge, "br0");
     assert!(options("--no-dns").dns.is_none() && options("--no-dns=false").dns.is_some());
 }
 
