@@ -129,7 +129,11 @@ async fn host(test: &str, own: u16, mac: Mac, peers: &[u16]) -> Host {
         tables.peers.insert((*peer).into(), hop);
         tables.floods.insert((*peer).into(), flood);
     }
-    tables.senders = [([127, 0, 0, 1], Sender { short_id: 0xddd })].into();
+    let sender = Sender {
+        short_id: 0xddd,
+        ..Sender::default()
+    };
+    tables.senders = [([127, 0, 0, 1], sender)].into();
     let outside = ns.clone();
     let make = move || async move {
         ip("link set lo up");

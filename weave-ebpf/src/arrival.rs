@@ -1,15 +1,15 @@
 //! What comes from other peers, by whichever way: may it, whose is it, and who on this host gets it.
 
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, MacEntry, Sender};
+use weave_common::{Config, MacEntry};
 
-use crate::maps::{self, count, mac};
+use crate::maps::{self, Neighbour, count, mac};
 use crate::packet::{DROP, Eth, OK, is_group, redirect_peer};
 use crate::{flood, learn};
 
 /// The neighbour at `ip`, if it may send us frames of peer `src` by VXLAN. Refusals are counted.
 #[inline(always)]
-pub fn sender(config: &Config, ip: [u8; 4], src: u32) -> Option<&'static Sender> {
+pub fn sender(config: &Config, ip: [u8; 4], src: u32) -> Option<Neighbour> {
     if config.flags & Config::ENABLED == 0 {
         count!(drop_stopped);
         return None;

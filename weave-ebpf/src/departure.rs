@@ -61,7 +61,7 @@ fn to_peer(ctx: &TcContext, config: &Config, dst: u32) -> i32 {
         count!(to_sleeve);
         return sleeve::hand_over(ctx, config, dst, config.short_id);
     }
-    if !encap::set_key(ctx, hop, dst, config.short_id, fragment) {
+    if !encap::set_key(ctx, config, hop, (dst, config.short_id), fragment) {
         count!(drop_error);
         return DROP;
     }

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use weave_common::{FLOOD_SLEEVE, KEYED, MAX_FLOOD_HOPS, NextHop};
 
 use crate::encap::set_key;
-use crate::maps::{FLOODS, count, usable};
+use crate::maps::{FLOODS, config, count, usable};
 use crate::packet::{priority, set_priority, set_tc_index, tc_index};
 use crate::sleeve;
 
@@ -52,7 +52,8 @@ pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin:
     let Some(hop) = usable(neighbour).filter(|hop| hop.flags & NextHop::SLEEVE == 0) else {
         return 0;
     };
-    if set_key(&ctx, hop, neighbour, origin, true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {
+    let Some(config) = config() else { return 0 };
+    if set_key(&ctx, config, hop, (neighbour, origin), true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {
         count!(flood_copies);
     } else {
         count!(drop_error);

@@ -39,8 +39,10 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         let Some(hop) = relay::next_hop(neighbour, ip, key.tunnel_ttl, dst) else {
             return DROP;
         };
+        neighbour.received(ctx.len());
         return send_on(ctx, config, hop, dst, src);
     }
+    neighbour.received(ctx.len());
     arrival::deliver(ctx, config, &eth, src, false)
 }
 
@@ -51,7 +53,7 @@ fn send_on(ctx: &TcContext, config: &Config, hop: &NextHop, dst: u32, src: u32) 
         count!(relay_sleeve);
         return sleeve::hand_over(ctx, config, dst, src);
     }
-    if !encap::set_key(ctx, hop, dst, src, true) {
+    if !encap::set_key(ctx, config, hop, (dst, src), true) {
         count!(drop_error);
         return DROP;
     }

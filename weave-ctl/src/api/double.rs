@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::backend::{Backend, BackendError, OwnedList};
+use super::backend::{Backend, BackendError, Detail, OwnedList};
 use super::report::Report;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
@@ -234,7 +234,7 @@ impl Backend for Double {
         }))
     }
 
-    async fn report(&self) -> Result<Report, BackendError> {
+    async fn report(&self, _: Detail) -> Result<Report, BackendError> {
         Ok(self.report.clone())
     }
 

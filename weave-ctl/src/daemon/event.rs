@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::backend::{BackendError, OwnedList};
+use crate::api::backend::{BackendError, Detail, OwnedList};
 use crate::api::report::Report;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
@@ -162,7 +162,7 @@ pub enum Request {
         answer: Answer<Option<u32>>,
     },
     /// Everything about us.
-    Report(Answer<Box<Report>>),
+    Report(Detail, Answer<Box<Report>>),
 }
 
 /// The way to the loop.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::event::{Answer, Event, Events, Request};
-use crate::api::backend::{Backend, BackendError, OwnedList};
+use crate::api::backend::{Backend, BackendError, Detail, OwnedList};
 use crate::api::report::Report;
 use crate::docker;
 use crate::ipam::address::{Address, Cidr};
@@ -201,8 +201,9 @@ impl Backend for Handle {
         .await
     }
 
-    async fn report(&self) -> Result<Report, BackendError> {
-        self.ask(Request::Report).await.map(|report| *report)
+    async fn report(&self, detail: Detail) -> Result<Report, BackendError> {
+        let asked = self.ask(|answer| Request::Report(detail, answer)).await;
+        asked.map(|report| *report)
     }
 
     fn ready(&self) -> bool {

@@ -147,8 +147,8 @@ impl Daemon {
                 self.waiting.ipam.insert(request, Waiter::Remove(answer));
                 self.with_ipam(|ipam, out| ipam.remove_peer(out, request, &peer, force));
             }
-            Request::Report(answer) => {
-                let report = self.report();
+            Request::Report(detail, answer) => {
+                let report = self.report(detail);
                 send(answer, Ok(Box::new(report)));
             }
         }

@@ -126,6 +126,7 @@ impl Mesh {
         broadcasts: Vec<GossipData>,
     ) {
         for (conn, to, payload) in unicasts {
+            self.census.unicast(channel, payload.len());
             let envelope = Envelope {
                 channel: channel.to_owned(),
                 source: self.config.name,
@@ -178,6 +179,7 @@ impl Mesh {
             return;
         };
         self.delivered_by = Some(conn);
+        self.census.came(&message);
         let verdict = match message {
             Message::Heartbeat => Ok(()),
             Message::NameTaken(holder) => {

@@ -255,13 +255,17 @@ impl Forwarding {
     }
 
     fn senders(&self, view: &View) -> BTreeMap<[u8; 4], Sender> {
+        let sender = |short_id| Sender {
+            short_id,
+            ..Sender::default()
+        };
         let mut senders = BTreeMap::new();
         for (id, held) in &self.held {
-            senders.insert(held.hop.remote_ip, Sender { short_id: *id });
+            senders.insert(held.hop.remote_ip, sender(*id));
         }
         for (name, link) in &view.links {
             let short_id = view.peers.get(name).map_or(0, |id| id.get().into());
-            senders.insert(link.remote.octets(), Sender { short_id });
+            senders.insert(link.remote.octets(), sender(short_id));
         }
         senders
     }

@@ -1,5 +1,6 @@
 //! The HTTP listeners of control.md 3.1: control, status, metrics; on TCP or a Unix socket.
 
+mod guard;
 mod params;
 mod reply;
 mod routes;
@@ -7,5 +8,6 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub use guard::Guard;
 pub use routes::{control_router, metrics_router, status_router};
 pub use serve::{BindError, Listener, serve};
