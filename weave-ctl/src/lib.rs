@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod daemon;
+pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod identity;

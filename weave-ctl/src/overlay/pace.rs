@@ -37,9 +37,9 @@ impl Pace {
     /// Between the same peers, while nobody would miss the path.
     pub const IDLE: Self = Self {
         fast: Duration::from_millis(300),
-        slow: Duration::from_secs(5),
+        slow: Duration::from_secs(10),
         retry: Duration::from_secs(1),
-        timeout: Duration::from_secs(16),
+        timeout: Duration::from_secs(32),
     };
 
     /// The remote understands being told whether we hear it.
@@ -334,17 +334,17 @@ mod tests {
         pulse.acknowledged();
         pulse.tick(at(0.0));
         pulse.heard(at(0.0));
-        assert_eq!(pulse.next_deadline(), at(5.0));
-        assert_eq!(silent_at(&mut pulse, at(15.9)), None);
+        assert_eq!(pulse.next_deadline(), at(10.0));
+        assert_eq!(silent_at(&mut pulse, at(31.9)), None);
         // Traffic: the next beat is due at once, and the remote's are due soon.
-        pulse.expect(at(15.9), Pace::QUICK);
-        pulse.send_at(at(15.9), Pace::QUICK);
-        assert!(pulse.tick(at(15.9)).beat);
+        pulse.expect(at(31.9), Pace::QUICK);
+        pulse.send_at(at(31.9), Pace::QUICK);
+        assert!(pulse.tick(at(31.9)).beat);
         let silent = silent_at(&mut pulse, at(100.0)).map(|(when, _)| when);
-        assert_eq!(silent, Some(at(15.9) + Pace::QUICK.timeout));
+        assert_eq!(silent, Some(at(31.9) + Pace::QUICK.timeout));
         // What does not work is tried more often than what does.
-        pulse.send_at(at(18.0), Pace::IDLE);
+        pulse.send_at(at(34.0), Pace::IDLE);
         pulse.tick(pulse.next_deadline());
-        assert_eq!(pulse.next_deadline(), at(18.0));
+        assert_eq!(pulse.next_deadline(), at(34.0));
     }
 }
