@@ -261,6 +261,7 @@ async fn report<B: Backend>(State(backend): State<B>, headers: HeaderMap, params
     let rendered = tokio::task::spawn_blocking(move || template.render(&report)).await;
     Ok(match rendered {
         Ok(Ok(text)) => reply::text(text),
+        Ok(Err(e)) if e.is_unsupported() => reply::bad_request(e),
         Ok(Err(e)) => {
             tracing::info!("report template: {e}");
             template_failed()

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
-use super::ExecError;
+use super::{ExecError, UNSUPPORTED};
 use super::value::Value;
 
 /// A function.
@@ -257,6 +257,9 @@ fn printf(format: &str, args: &[Cow<'_, Value>]) -> Result<String, ExecError> {
             out.push("%!(NOVERB)")?;
             break;
         };
+        if "bcoOpTUXeEFG".contains(verb) || flags.contains(['#', ' ']) {
+            return error(format!("printf: %{flags}{verb} {UNSUPPORTED}"));
+        }
         if verb == '%' {
             out.push("%")?;
             continue;
