@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,17 +46,24 @@ impl Request {
 /// One request, alone. The body of a good answer.
 ///
 /// # Errors
-/// As [`run`], or if the status is not 200.
-pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<String> {
-    let script = vec![Request {
-        method: "GET",
-        path: path.to_owned(),
-    }];
-    let load = run(address, &[script], limit, &AtomicUsize::new(0))?;
+/// As [`run`], if there is no answer, or if its status is no success.
+pub fn ask(address: SocketAddr, method: &'static str, path: &str, limit: Duration) -> Result<String> {
+    let path = path.to_owned();
+    let script = vec![Request { method, path }];
+    let load = run(address, slice::from_ref(&script), limit, &AtomicUsize::new(0))?;
     let answer = load.answers.into_iter().flatten().next();
-    let answer = answer.with_context(|| format!("no answer to GET {path}"))?;
-    ensure!(answer.status == 200, "GET {path}: {answer:?}");
-    Ok(answer.body)
+    match answer {
+        Some(Answer { status, body, .. }) if (200..300).contains(&status) => Ok(body),
+        other => bail!("{script:?}: {other:?}"),
+    }
+}
+
+/// A GET, alone. The body of a good answer.
+///
+/// # Errors
+/// As [`ask`].
+pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<String> {
+    ask(address, "GET", path, limit)
 }
 
 /// What came back.
@@ -91,7 +99,7 @@ pub fn run(
 ) -> Result<Load> {
     let mut clients = scripts
         .iter()
-        .map(|script| Client::connect(address, script))
+        .map(|script| Client::connect(address, script, limit))
         .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     for client in &mut clients {
@@ -129,8 +137,9 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn connect(address: SocketAddr, script: &'a [Request]) -> Result<Self> {
-        let stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    fn connect(address: SocketAddr, script: &'a [Request], limit: Duration) -> Result<Self> {
+        let stream =
+            TcpStream::connect_timeout(&address, limit).with_context(|| format!("cannot reach {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(Self {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use weave_ctl::api::report::Peer;
 
 use crate::case::Unsupported;
 use crate::lab::Host;
@@ -59,31 +60,6 @@ pub struct Status {
     pub connections: Option<Vec<Attempt>>,
 }
 
-/// A peer as another sees it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Peer {
-    /// Peer name.
-    pub name: String,
-    /// Nickname.
-    pub nick_name: String,
-    /// Drawn at each start.
-    #[serde(rename = "UID")]
-    pub uid: u64,
-    /// Whom it is connected to.
-    pub connections: Option<Vec<Link>>,
-}
-
-/// One end of a connection, as its owner tells everybody.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Link {
-    /// Name of the other end.
-    pub name: String,
-    /// Is it established at this end?
-    pub established: bool,
-}
-
 /// A connection of the peer itself, or an attempt at one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -101,15 +77,10 @@ impl Status {
     }
 }
 
-impl Peer {
-    /// With how many others is it connected, and both have heard each other?
-    pub fn established(&self) -> usize {
-        self.connections
-            .iter()
-            .flatten()
-            .filter(|c| c.established)
-            .count()
-    }
+/// With how many others is the peer connected, and both have heard each other?
+pub fn established(peer: &Peer) -> usize {
+    let connections = peer.connections.iter();
+    connections.filter(|c| c.established).count()
 }
 
 /// The running program; killed when this is dropped.

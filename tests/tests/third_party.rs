@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use weave_ctl::ipam::message::State;
 use weave_tests::lab::{Host, Lab, Options, Plan};
-use weave_tests::mesh_peer::{MeshPeer, Status};
+use weave_tests::mesh_peer::{MeshPeer, Status, established};
 use weave_tests::process::{LIMIT, wait_for};
 
 /// What our daemon on `host` thinks of the network.
@@ -30,7 +30,7 @@ fn complete(status: &Status, peers: usize, connections: usize) -> bool {
     let whole = status
         .peers
         .iter()
-        .filter(|peer| peer.established() == connections);
+        .filter(|peer| established(peer) == connections);
     status.peers.len() == peers && whole.count() == peers
 }
 
@@ -200,7 +200,7 @@ fn we_relay_a_channel_that_we_do_not_know() {
             four,
             &["-words", "right", &three.address_towards(four)?.to_string()],
         )?;
-        let everybody = |s: &Status| s.peers.len() >= 3 && s.peers.iter().all(|p| p.established() > 0);
+        let everybody = |s: &Status| s.peers.len() >= 3 && s.peers.iter().all(|p| established(p) > 0);
         right.wait("the two of ours", everybody)?;
         // Its words leave it when it meets its neighbour.
         let mut left = MeshPeer::start(one, &["-words", "left", &two.address_towards(one)?.to_string()])?;

@@ -8,20 +8,21 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tokio::sync::mpsc;
 
+use super::chores::Due;
 use super::connections::{Connections, OurFeatures, Secrecy};
 use super::event::{Event, Events};
 use super::mtu::Mtu;
 use super::neighbours::Neighbours;
 use super::overlays::Overlays;
 use super::requests::Waiting;
-use super::saver::{Held, Saver};
+use super::saver::Saver;
 use crate::cli::launch::LaunchOptions;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
@@ -36,21 +37,11 @@ use crate::net::Netlink;
 use crate::net::watch::Watcher;
 use crate::overlay::fastdp::datapath::Datapath;
 use crate::overlay::fastdp::maps;
-use crate::overlay::forwarding::{self, Forwarding};
+use crate::overlay::forwarding::Forwarding;
 use crate::store::{Identity, Store};
 
 /// Events handled in one turn at most, so that answers and saving do not wait for ever.
 pub(super) const BATCH: usize = 256;
-/// IPAM's own clock (control.md 1.10).
-const IPAM_TICK: Duration = Duration::from_secs(5);
-/// Step of the clock on which MAC addresses age, and between two looks at who has traffic.
-const CLOCK_STEP: Duration = Duration::from_secs(5);
-/// Between two sweeps of old MAC addresses (wire.md 6.9).
-const SWEEP: Duration = Duration::from_secs(60);
-/// An adopted table is not swept before its addresses could be seen again.
-const FIRST_SWEEP: Duration = Duration::from_secs(660);
-/// All ways are looked up again even without news of a change.
-const RESOLVE: Duration = Duration::from_secs(60);
 
 /// The channels we have.
 pub struct OurChannels {
@@ -128,7 +119,7 @@ pub struct Daemon {
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
     pub(super) store: Arc<Store>,
-    saver: Saver,
+    pub(super) saver: Saver,
     pub(super) overlays: Overlays,
     pub(super) neighbours: Neighbours,
     pub(super) mtu: Mtu,
@@ -142,18 +133,10 @@ pub struct Daemon {
     pub(super) events: Events,
     inbox: Option<mpsc::Receiver<Event>>,
     outputs: VecDeque<Output>,
-    to_pump: BTreeSet<ConnId>,
+    pub(super) to_pump: BTreeSet<ConnId>,
     pub(super) tables_stale: bool,
-    clock_base: u32,
+    pub(super) clock_base: u32,
     pub(super) due: Due,
-}
-
-/// When the daemon's own chores are due.
-pub(super) struct Due {
-    ipam: Now,
-    clock: Now,
-    sweep: Now,
-    pub(super) resolve: Now,
 }
 
 /// The ring of heartbeats, readable like a socket.
@@ -243,12 +226,7 @@ impl Daemon {
             outputs: VecDeque::new(),
             to_pump: BTreeSet::new(),
             tables_stale: true,
-            due: Due {
-                ipam: IPAM_TICK,
-                clock: Now::ZERO,
-                sweep: FIRST_SWEEP,
-                resolve: RESOLVE,
-            },
+            due: Due::default(),
         })
     }
 
@@ -304,63 +282,6 @@ impl Daemon {
         };
         self.shut_down(ending).await?;
         Ok(ending)
-    }
-
-    fn next_deadline(&self) -> Now {
-        let due = &self.due;
-        [
-            Some(due.ipam.min(due.clock).min(due.sweep).min(due.resolve)),
-            self.mesh.next_deadline(),
-            self.neighbours.next_deadline(),
-            self.channels.ipam.as_ref().and_then(Allocator::next_deadline),
-            self.forwarding.next_deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(due.ipam)
-    }
-
-    async fn on_time(&mut self) -> anyhow::Result<()> {
-        let now = self.now();
-        if self.mesh.next_deadline().is_some_and(|at| at <= now) {
-            self.mesh_input(Input::Tick);
-        }
-        if self.neighbours.next_deadline().is_some_and(|at| at <= now) {
-            let actions = self.neighbours.tick(now);
-            self.act(actions);
-        }
-        self.tables_stale |= self.forwarding.next_deadline().is_some_and(|at| at <= now);
-        let ipam_due = self.channels.ipam.as_ref().and_then(Allocator::next_deadline);
-        if ipam_due.is_some_and(|at| at <= now) {
-            self.with_ipam(|ipam, out| ipam.on_deadline(out));
-        }
-        if self.due.ipam <= now {
-            self.due.ipam = now + IPAM_TICK;
-            self.with_ipam(|ipam, out| ipam.tick(out));
-            self.tell_claim();
-        }
-        if self.due.clock <= now {
-            self.due.clock = now + CLOCK_STEP;
-            let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-            let clock = self.clock_base.wrapping_add(seconds);
-            if let Some(datapath) = self.datapath() {
-                datapath.set_clock(clock)?;
-            }
-            self.check_traffic()?;
-        }
-        if self.due.sweep <= now {
-            self.due.sweep = now + SWEEP;
-            if let Some(datapath) = self.datapath() {
-                let forgotten = datapath.sweep_macs()?;
-                tracing::debug!("forgot {forgotten} MAC addresses not seen for long");
-            }
-        }
-        if self.due.resolve <= now {
-            self.due.resolve = now + RESOLVE;
-            self.resolve(None).await?;
-        }
-        Ok(())
     }
 
     pub(super) fn mesh_input(&mut self, input: Input) {
@@ -546,81 +467,10 @@ impl Daemon {
                 }
             }
         }
-        if self.due.resolve == Now::ZERO {
-            self.due.resolve = self.now() + RESOLVE;
-            self.resolve(None).await?;
-        }
-        Ok(())
+        self.resolve_if_due().await
     }
 
     pub(super) fn tell_features(&self, change: impl FnOnce(&mut Features)) {
         change(&mut self.ours.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Writes maps; then saves, answers and sends, in this order, unless an earlier save is under way: what
-    /// follows that one waits, and will be saved together.
-    fn settle(&mut self) -> anyhow::Result<()> {
-        if std::mem::take(&mut self.tables_stale) {
-            self.write_tables()?;
-        }
-        if self.saver.is_busy() {
-            return Ok(());
-        }
-        // In this order: the messages tell of nothing that the changes lack.
-        let held = self.hold();
-        match self.channels.ipam.as_mut().and_then(Allocator::take_changes) {
-            Some(changes) => self.saver.save(changes, held)?,
-            None => self.release(held),
-        }
-        Ok(())
-    }
-
-    /// What may leave when all that has happened so far is on disk.
-    fn hold(&mut self) -> Held {
-        let mut messages = Vec::new();
-        let unix = unix_now();
-        for conn in std::mem::take(&mut self.to_pump) {
-            for _ in 0..self.connections.room(conn) {
-                let Some(body) = self.mesh.poll_send(conn, unix, &mut self.channels) else {
-                    break;
-                };
-                messages.push((conn, body));
-            }
-        }
-        let answers = self.answers();
-        Held { answers, messages }
-    }
-
-    fn release(&mut self, held: Held) {
-        held.answers.into_iter().for_each(|answer| answer());
-        for (conn, body) in held.messages {
-            self.connections.send(conn, body);
-        }
-    }
-
-    async fn shut_down(mut self, ending: Ending) -> anyhow::Result<()> {
-        self.mesh_input(Input::Shutdown);
-        self.with_ipam(|ipam, _| ipam.stop());
-        let answers = self.answers();
-        let changes = self.channels.ipam.as_mut().and_then(Allocator::take_changes);
-        let earlier = self.saver.finish().await?;
-        if let Some(changes) = changes {
-            self.store
-                .save_ipam(&changes)
-                .context("Error persisting ring data")?;
-        }
-        earlier
-            .answers
-            .into_iter()
-            .chain(answers)
-            .for_each(|answer| answer());
-        if ending == Ending::HandOver {
-            return Ok(());
-        }
-        if let Ok(datapath) = &mut self.overlays.fastdp {
-            datapath.enable(false)?;
-            datapath.apply(&forwarding::Tables::default())?;
-        }
-        Ok(())
     }
 }

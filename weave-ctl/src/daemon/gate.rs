@@ -6,23 +6,24 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::mesh::Now;
+use crate::mesh::limit::{Bucket, Rate};
 
 /// Handshakes going on at once, in total. Each may hold as much memory as a features map may have.
 pub const MAX_TOTAL: usize = 256;
 /// Handshakes going on at once from one source.
 pub const MAX_PER_SOURCE: usize = 16;
-/// Handshakes of one source begun at once, and then one per [`EVERY`]: as many as the original takes of all
-/// sources together (wire.md 2.1).
-const BURST: u32 = 20;
-const EVERY: Duration = Duration::from_millis(50);
+/// Handshakes of one source: as many as the original takes of all sources together (wire.md 2.1).
+const RATE: Rate = Rate {
+    burst: 20,
+    every: Duration::from_millis(50),
+};
 /// Sources remembered at most.
 const MAX_SOURCES: usize = 4096;
 
 #[derive(Debug)]
 struct Source {
     active: usize,
-    /// When all of the burst will be there again.
-    full_at: Now,
+    begun: Bucket,
 }
 
 /// The bookkeeping.
@@ -48,21 +49,19 @@ impl Gate {
             return false;
         }
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
-            self.sources.retain(|_, s| s.active > 0 || s.full_at > now);
+            self.sources.retain(|_, s| s.active > 0 || !s.begun.is_full(now));
             if self.sources.len() >= MAX_SOURCES {
                 return false;
             }
         }
         let known = self.sources.entry(source).or_insert(Source {
             active: 0,
-            full_at: now,
+            begun: Bucket::new(now),
         });
-        let full_at = known.full_at.max(now) + EVERY;
-        if known.active >= MAX_PER_SOURCE || full_at > now + EVERY * BURST {
+        if known.active >= MAX_PER_SOURCE || !known.begun.take(now, RATE) {
             return false;
         }
         known.active += 1;
-        known.full_at = full_at;
         self.total += 1;
         true
     }
@@ -73,7 +72,7 @@ impl Gate {
         self.total = self.total.saturating_sub(1);
         if let Some(known) = self.sources.get_mut(&source) {
             known.active = known.active.saturating_sub(1);
-            if known.active == 0 && known.full_at <= now {
+            if known.active == 0 && known.begun.is_full(now) {
                 self.sources.remove(&source);
             }
         }
@@ -129,7 +128,7 @@ mod tests {
                 count += 1;
             }
         }
-        let wanted = BURST + 10_000 / 50;
+        let wanted = RATE.burst + 10_000 / 50;
         assert!((wanted - 1..=wanted).contains(&count), "{count}");
     }
 

@@ -227,16 +227,16 @@ pub async fn resolve_all(peers: &[String], port: u16) -> (Vec<ResolvedPeer>, Vec
 async fn resolve(text: &str, our_port: u16) -> Result<ResolvedPeer, String> {
     let (host, port) = split(text)?;
     let found = lookup(host).await?;
-    let mut addr = found
-        .iter()
-        .find(|addr| addr.is_ipv4())
-        .or(found.first())
-        .copied()
-        .ok_or_else(|| format!("cannot resolve peer \"{host}\": no address found"))?;
-    addr.set_port(port.unwrap_or(our_port));
-    Ok(ResolvedPeer {
+    choose(text, &found, port, our_port)
+        .ok_or_else(|| format!("cannot resolve peer \"{host}\": no address found"))
+}
+
+/// IPv4 rather than IPv6.
+fn choose(text: &str, found: &[SocketAddr], port: Option<u16>, our_port: u16) -> Option<ResolvedPeer> {
+    let addr = found.iter().find(|addr| addr.is_ipv4()).or(found.first())?;
+    Some(ResolvedPeer {
         text: text.to_owned(),
-        addr,
+        addr: SocketAddr::new(addr.ip(), port.unwrap_or(our_port)),
         port_given: port.is_some(),
     })
 }
@@ -255,12 +255,16 @@ async fn lookup(host: &str) -> Result<Vec<SocketAddr>, String> {
 /// Where a direct peer is that was at `known`, if its name no longer leads there (weakness W6). A name that
 /// cannot be looked up now stays what it was.
 pub(super) async fn moved(text: &str, known: SocketAddr, our_port: u16) -> Option<ResolvedPeer> {
-    let (host, _) = split(text).ok()?;
-    let search = async { (lookup(host).await, resolve(text, our_port).await) };
-    let (found, peer) = tokio::time::timeout(LOOKUP_TIMEOUT, search).await.ok()?;
+    let (host, port) = split(text).ok()?;
+    let found = tokio::time::timeout(LOOKUP_TIMEOUT, lookup(host))
+        .await
+        .ok()?
+        .ok()?;
     let stays = |addr: &SocketAddr| addr.ip().to_canonical() == known.ip();
-    let stays = found.ok()?.iter().any(stays);
-    peer.ok().filter(|_| !stays)
+    if found.iter().any(stays) {
+        return None;
+    }
+    choose(text, &found, port, our_port)
 }
 
 fn split(text: &str) -> Result<(&str, Option<u16>), String> {

@@ -1,5 +1,6 @@
 //! The daemon: wires the pure cores to sockets, clocks, netlink and BPF maps.
 
+mod chores;
 mod connections;
 mod core;
 mod event;
@@ -15,6 +16,7 @@ mod paths;
 mod report;
 mod requests;
 mod saver;
+mod settle;
 mod start;
 
 pub use overlays::TAP;

@@ -25,7 +25,7 @@ impl Daemon {
     }
 
     fn stake(&self) -> Stake {
-        let space = |ipam: &crate::ipam::allocator::Allocator| !ipam.our_ranges().is_empty();
+        let space = |ipam: &crate::ipam::allocator::Allocator| ipam.ring().owns(self.name);
         if self.options.name.is_some() {
             Stake::Chosen
         } else if !self.ports.is_empty() {

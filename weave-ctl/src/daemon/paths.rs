@@ -10,7 +10,6 @@ use super::neighbours::{Actions, NewConnection};
 use crate::mesh::core::Input;
 use crate::mesh::handshake::Features;
 use crate::mesh::name::{PeerName, ShortId};
-use crate::mesh::summary::ConnectionSummary;
 use crate::mesh::{ConnId, Now};
 use crate::overlay::fastdp::heartbeat::Received;
 use crate::overlay::fastdp::maps;
@@ -264,12 +263,9 @@ impl Daemon {
 
     /// Peers that say that they are connected with us, while we are not with them.
     fn orphans(&self) -> BTreeSet<PeerName> {
-        let claims = |link: &ConnectionSummary| link.name == self.name && link.established;
-        let peers = self
-            .mesh
-            .peers()
-            .filter(|peer| peer.connections.iter().any(claims));
+        let peers = self.mesh.peers();
         peers
+            .filter(|peer| peer.is_established_with(self.name))
             .map(|peer| peer.name)
             .filter(|name| self.mesh.connection_to(*name).is_none())
             .collect()

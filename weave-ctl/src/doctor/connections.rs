@@ -90,6 +90,12 @@ pub(super) fn udp(port: u16) -> String {
     )
 }
 
+fn password_differs(told: String, why: &'static str) -> Finding {
+    Finding::problem("password-differs", told)
+        .why(why)
+        .run("launch all hosts with the same WEAVE_PASSWORD, --password or --password-file")
+}
+
 /// Somebody answered at the target, and it came to nothing. `Some(None)`: told elsewhere, or harmless.
 fn refused(view: &View<'_>, connection: &Connection, attempt: &Attempt) -> Option<Option<Finding>> {
     let (address, error) = (&connection.address, attempt.error.as_str());
@@ -106,17 +112,14 @@ fn refused(view: &View<'_>, connection: &Connection, attempt: &Attempt) -> Optio
         .run(format!("weave forget {target}"))
         .fix(Fix::Forget { target })
     } else if error.contains("peer requested an unencrypted") {
-        Finding::problem("password-differs", told)
-            .why("that peer was launched without a password, this one with one")
-            .run("launch all hosts with the same WEAVE_PASSWORD, --password or --password-file")
+        password_differs(
+            told,
+            "that peer was launched without a password, this one with one",
+        )
     } else if error.contains("peer requested an encrypted") {
-        Finding::problem("password-differs", told)
-            .why("that peer was launched with a password, this one without")
-            .run("launch all hosts with the same WEAVE_PASSWORD, --password or --password-file")
+        password_differs(told, "that peer was launched with a password, this one without")
     } else if error.contains("WEAVE_PASSWORD") || error.contains("Unable to decrypt") {
-        Finding::problem("password-differs", told)
-            .why("the hosts have different passwords")
-            .run("launch all hosts with the same WEAVE_PASSWORD, --password or --password-file")
+        password_differs(told, "the hosts have different passwords")
     } else if error.contains("Connection limit reached") {
         Finding::warning("connection-limit", told)
             .why("frames to that peer take a way through others, if there is one")

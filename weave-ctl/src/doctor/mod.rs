@@ -21,7 +21,7 @@ mod versions;
 pub use facts::HostFacts;
 pub use finding::{Finding, Fix, Severity};
 
-use crate::api::report::Report;
+use crate::api::report::{Remote, Report};
 use names::Names;
 
 /// What the checks look at.
@@ -29,6 +29,14 @@ struct View<'a> {
     report: &'a Report,
     facts: &'a HostFacts,
     names: Names,
+}
+
+impl<'a> View<'a> {
+    /// The other ends of our connections.
+    fn remotes(&self) -> impl Iterator<Item = &'a Remote> + use<'a> {
+        let connections = self.report.router.connections.iter();
+        connections.filter_map(|connection| connection.remote.as_ref())
+    }
 }
 
 /// Everything that was found, the worst first. Without a report (no daemon) only the host is checked.

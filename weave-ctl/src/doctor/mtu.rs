@@ -12,13 +12,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
     let ours = fast.mtu.bytes;
     let mut differ: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     let mut narrow: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for remote in view
-        .report
-        .router
-        .connections
-        .iter()
-        .filter_map(|c| c.remote.as_ref())
-    {
+    for remote in view.remotes() {
         let name = view.names.of(&remote.name);
         if let Some(mtu) = remote.mtu.filter(|mtu| *mtu != ours) {
             differ.entry(mtu).or_default().push(name.clone());

@@ -39,7 +39,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
         return found;
     }
     let mut stuck: BTreeMap<&str, Vec<&Remote>> = BTreeMap::new();
-    for remote in report.router.connections.iter().filter_map(|c| c.remote.as_ref()) {
+    for remote in view.remotes() {
         if remote.overlay == "sleeve" && remote.overlay_seconds >= SETTLED {
             let reason = remote.fallback.as_deref().unwrap_or("reason unknown");
             stuck.entry(reason).or_default().push(remote);

@@ -110,13 +110,8 @@ fn lost(ipam: &Ipam, found: &mut Vec<Finding>) {
 impl View<'_> {
     /// Does this neighbour run the original program?
     fn is_original(&self, peer: &str) -> bool {
-        let mut remotes = self
-            .report
-            .router
-            .connections
-            .iter()
-            .filter_map(|c| c.remote.as_ref());
-        remotes.any(|remote| remote.name == peer && remote.implementation.is_none())
+        self.remotes()
+            .any(|remote| remote.name == peer && remote.implementation.is_none())
     }
 }
 
@@ -126,13 +121,8 @@ fn whom_to_adopt<'a>(view: &View<'_>, ipam: &'a Ipam) -> Option<&'a str> {
     let rings = ipam.conflicts.iter().filter(|conflict| !is_about_range(conflict));
     let against: BTreeSet<&str> = rings.map(|conflict| conflict.peer.as_str()).collect();
     let first = *against.first()?;
-    let remotes = view
-        .report
-        .router
-        .connections
-        .iter()
-        .filter_map(|c| c.remote.as_ref());
-    let ours = 1 + remotes
+    let ours = 1 + view
+        .remotes()
         .filter(|remote| !against.contains(remote.name.as_str()))
         .count();
     let we_yield = match against.len().cmp(&ours) {

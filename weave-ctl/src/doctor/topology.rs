@@ -85,12 +85,7 @@ fn limit(view: &View<'_>, found: &mut Vec<Finding>) {
 /// Peers that we know of and are not connected to.
 fn strangers(view: &View<'_>, found: &mut Vec<Finding>) {
     let router = &view.report.router;
-    let neighbours: BTreeSet<&str> = router
-        .connections
-        .iter()
-        .filter_map(|c| c.remote.as_ref())
-        .map(|remote| remote.name.as_str())
-        .collect();
+    let neighbours: BTreeSet<&str> = view.remotes().map(|remote| remote.name.as_str()).collect();
     let via: BTreeMap<&str, &str> = router
         .unicast_routes
         .iter()

@@ -12,13 +12,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Finding> {
         return found;
     }
     let ours = format!("weave-ctl {}", view.report.version);
-    for remote in view
-        .report
-        .router
-        .connections
-        .iter()
-        .filter_map(|c| c.remote.as_ref())
-    {
+    for remote in view.remotes() {
         let name = view.names.of(&remote.name);
         match remote.implementation.as_deref() {
             None => originals.push(name),

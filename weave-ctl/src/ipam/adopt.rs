@@ -92,9 +92,7 @@ impl Allocator {
             peer: us,
             ..conflict.ring.clone()
         };
-        let records = self.owned.records();
-        let all = records.flat_map(|r| r.cidrs.iter().map(|c| (r.id.clone(), *c)));
-        let addresses = all.filter(|(_, c)| self.ring.range.contains(c.addr)).collect();
+        let addresses = self.addresses_inside();
         self.asked_strays.clear();
         self.reclaim.taken.clear();
         self.rebuild();

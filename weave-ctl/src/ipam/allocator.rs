@@ -28,6 +28,7 @@ use super::ring::Ring;
 use super::space::Space;
 use super::strays::{Asked, Lost};
 use super::talk::Say;
+use super::tracker;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
@@ -238,15 +239,22 @@ impl Allocator {
         self.space.clear();
         self.space.extend(&self.ring.owned_ranges(name));
         self.stray = false;
-        for record in self.owned.records() {
-            let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
-            for cidr in inside {
-                if let Err(error) = self.space.claim(cidr.addr) {
-                    debug!("[allocator {name}] {cidr} of {}: {error}", record.id);
-                    self.stray = true;
-                }
+        let addresses = self.owned.addresses();
+        for (id, cidr) in addresses.filter(|(_, c)| self.ring.range.contains(c.addr)) {
+            if let Err(error) = self.space.claim(cidr.addr) {
+                debug!("[allocator {name}] {cidr} of {id}: {error}");
+                self.stray = true;
             }
         }
+    }
+
+    /// The addresses in use here that are of the universe, with their owners' IDs.
+    pub(super) fn addresses_inside(&self) -> Vec<(String, Cidr)> {
+        let addresses = self.owned.addresses();
+        addresses
+            .filter(|(_, cidr)| self.ring.range.contains(cidr.addr))
+            .map(|(id, cidr)| (id.to_owned(), cidr))
+            .collect()
     }
 
     /// Everything 5 s: try again what is waiting, give up what is dead.
@@ -324,14 +332,7 @@ impl Allocator {
     /// The parts of the universe that are ours, merged where adjacent (for range trackers, control.md 1.15).
     #[must_use]
     pub fn our_ranges(&self) -> Vec<Range> {
-        let mut merged: Vec<Range> = Vec::new();
-        for range in self.ring.owned_ranges(self.config.name) {
-            match merged.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                _ => merged.push(range),
-            }
-        }
-        merged
+        tracker::merged(&self.ring.owned_ranges(self.config.name))
     }
 
     /// Is there a ring?

@@ -71,6 +71,10 @@ fn a_conflict_is_kept_and_told_and_goes_by_itself() {
     assert!(!net.allocators[0].wants_gossip(neighbour(1, true)));
     assert!(net.allocators[0].wants_gossip(neighbour(1, false)));
     assert!(net.allocators[0].wants_gossip(neighbour(2, true)));
+    assert!(
+        net.allocators[0].reconcile().is_none(),
+        "the full state tells when it is over"
+    );
     // A broadcast from there is not passed on.
     let state = net.encoded(1);
     let heard = net.allocators[0].on_broadcast(&mut net.out, peer(1), &state);
@@ -235,6 +239,10 @@ fn an_original_that_was_removed_comes_back() {
     for _ in 0..2 {
         assert_eq!(net.allocators[0].conflicts().count(), 0);
         net.at(0, |a, out| a.on_gossip(out, &theirs).map(drop)).unwrap();
+        assert!(
+            net.allocators[0].reconcile().is_some(),
+            "our own kind goes on with digests"
+        );
     }
     assert!(!net.allocators[0].wants_gossip(neighbour(1, true)));
     let text = texts(&net.allocators[0]).concat();

@@ -144,11 +144,8 @@ impl Allocator {
     /// The error as the original words it, with nicknames (control.md 1.7).
     fn explain(&self, theirs: &Ring, error: &RingError) -> String {
         let peers = |names: &[PeerName]| {
-            let peer = |name: &PeerName| match self.nicknames.get(name) {
-                Some(nickname) => format!("{name}({nickname})"),
-                None => name.to_string(),
-            };
-            names.iter().map(peer).collect::<Vec<_>>().join(" ")
+            let names = names.iter().map(|name| self.full_name(*name));
+            names.collect::<Vec<_>>().join(" ")
         };
         match error {
             RingError::DifferentSeeds => {

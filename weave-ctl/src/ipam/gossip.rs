@@ -1,6 +1,6 @@
 //! What allocators tell each other, and what they make of it (control.md 1.6, 1.7, 1.9).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,10 +157,8 @@ impl Allocator {
     /// Nicknames of ring owners as the topology has them: records between new peers come without those of owners
     /// that nothing has changed for.
     pub(super) fn name_owners(&mut self, out: &dyn Outlet) {
-        let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
-        let named = owners
-            .into_iter()
-            .filter_map(|peer| Some((peer, out.nickname(peer)?)));
+        let owners = self.ring.owners().into_iter();
+        let named = owners.filter_map(|peer| Some((peer, out.nickname(peer)?)));
         let named = named.filter(|(_, nickname)| !nickname.is_empty()).collect();
         self.learn_nicknames(named);
     }
@@ -244,10 +242,10 @@ impl Allocator {
     }
 
     pub(super) fn prune_nicknames(&mut self, out: &mut dyn Outlet) {
-        let in_ring: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
+        let owners = self.ring.owners();
         let us = self.config.name;
         self.nicknames
-            .retain(|name, _| *name == us || in_ring.contains(name) || out.is_known(*name));
+            .retain(|name, _| *name == us || owners.contains(name) || out.is_known(*name));
     }
 }
 
@@ -304,14 +302,15 @@ impl Channel for Allocator {
 
     fn reconcile(&mut self) -> Option<&mut dyn Reconcile> {
         // Until there is a ring there is nothing to compare; what is in the way of a vote is small.
-        // In a conflict the full state tells when it is over.
-        (!self.ring.is_empty() && self.conflicts.is_empty()).then_some(self)
+        // In a conflict the full state tells when it is over; where an original refuses our ring, its own gossip does,
+        // and its ring is part of ours.
+        let merged = self.conflicts.iter().all(|c| c.kind == Kind::Refused);
+        (!self.ring.is_empty() && merged).then_some(self)
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, peer: PeerName) {
         self.clocks.remove(&peer);
-        let needed = peer == self.config.name || self.ring.entries.iter().any(|e| e.peer == peer);
-        if !needed {
+        if peer != self.config.name && !self.ring.owns(peer) {
             self.nicknames.remove(&peer);
         }
     }

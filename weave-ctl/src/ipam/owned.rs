@@ -60,6 +60,12 @@ impl Owned {
         self.records.values()
     }
 
+    /// Each address with its owner's ID.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, Cidr)> {
+        let records = self.records.values();
+        records.flat_map(|r| r.cidrs.iter().map(|cidr| (r.id.as_str(), *cidr)))
+    }
+
     fn get(&self, id: &str) -> Option<&OwnedRecord> {
         self.records.get(self.by_id.get(id)?)
     }

@@ -13,10 +13,11 @@ use tracing::{info, warn};
 
 use super::address::Range;
 use super::allocator::Allocator;
-use super::talk::{Say, fingerprint};
+use super::talk::Say;
 use crate::mesh::Now;
 use crate::mesh::channel::Outlet;
 use crate::mesh::name::PeerName;
+use crate::mesh::reconcile::hash;
 
 /// Shortest time that may be asked for.
 pub const MIN_RECLAIM_AFTER: Duration = Duration::from_secs(60);
@@ -80,7 +81,7 @@ impl Allocator {
     pub fn set_reclaim_after(&mut self, after: Option<Duration>) {
         self.reclaim.after = after.map(|after| after.max(MIN_RECLAIM_AFTER));
         // We may have been away for long.
-        let alone = self.owners().iter().all(|p| *p == self.config.name);
+        let alone = self.ring.owners().iter().all(|p| *p == self.config.name);
         self.reclaim.withheld = after.is_some() && !alone;
         // What was taken over before a restart is told by its versions; some of the rest may look alike.
         let us = self.config.name;
@@ -113,14 +114,10 @@ impl Allocator {
         Some(now.saturating_sub(*since))
     }
 
-    fn owners(&self) -> BTreeSet<PeerName> {
-        self.ring.entries.iter().map(|e| e.peer).collect()
-    }
-
     /// On every tick.
     pub(super) fn watch_owners(&mut self, out: &mut dyn Outlet) {
         let (now, us) = (out.now(), self.config.name);
-        let owners = self.owners();
+        let owners = self.ring.owners();
         let reclaim = &mut self.reclaim;
         reclaim
             .absent
@@ -212,9 +209,14 @@ impl Allocator {
         ));
     }
 
+    /// The same at all that know the same of it.
     fn fingerprint_of(&self, peer: PeerName) -> u64 {
         let entries = self.ring.entries.iter().filter(|e| e.peer == peer);
-        fingerprint(entries.map(|e| (e.token, e.version)))
+        let bytes: Vec<u8> = entries
+            .flat_map(|e| [e.token.to_be_bytes(), e.version.to_be_bytes()])
+            .flatten()
+            .collect();
+        hash(&bytes)
     }
 
     /// Somebody said something on the channel of [`super::talk`].
@@ -244,7 +246,7 @@ impl Allocator {
         let agreed = !out.is_known(peer)
             && self.long_absent(now, peer).is_some()
             && self.fingerprint_of(peer) == entries
-            && self.ring.entries.iter().any(|e| e.peer == us);
+            && self.ring.owns(us);
         if agreed && !bound && from != us {
             self.reclaim.voted.insert(peer, (from, now));
             self.said.push((Some(from), Say::Vote { peer, number }));
@@ -252,7 +254,7 @@ impl Allocator {
     }
 
     fn on_vote(&mut self, out: &mut dyn Outlet, from: PeerName, peer: PeerName, number: u64) {
-        let owners = self.owners();
+        let owners = self.ring.owners();
         let now = out.now();
         let proposal = self.reclaim.proposal.as_mut();
         let Some(proposal) = proposal.filter(|p| p.peer == peer && p.number == number && p.until > now)

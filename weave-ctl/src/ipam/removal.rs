@@ -67,8 +67,7 @@ impl Allocator {
     ) -> Result<Option<PeerName>, IpamError> {
         let us = self.config.name;
         let found = self.find_peer(out, text).filter(|p| *p != us);
-        let owns = |peer: &PeerName| self.ring.entries.iter().any(|e| e.peer == *peer);
-        let Some(peer) = found.filter(owns) else {
+        let Some(peer) = found.filter(|p| self.ring.owns(*p)) else {
             return Ok(None);
         };
         if out.is_known(peer) && !forced {

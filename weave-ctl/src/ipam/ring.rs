@@ -1,6 +1,6 @@
 //! The ring: which peer owns which part of the allocation range (control.md 1.3, 1.4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use rand::{Rng, RngExt};
@@ -196,6 +196,18 @@ impl Ring {
     pub fn owned_ranges(&self, peer: PeerName) -> Vec<Range> {
         let ranges = self.ranges().filter(|(_, e)| e.peer == peer);
         ranges.map(|(range, _)| range).collect()
+    }
+
+    /// All who own something.
+    #[must_use]
+    pub fn owners(&self) -> BTreeSet<PeerName> {
+        self.entries.iter().map(|e| e.peer).collect()
+    }
+
+    /// Does this peer own anything?
+    #[must_use]
+    pub fn owns(&self, peer: PeerName) -> bool {
+        self.entries.iter().any(|e| e.peer == peer)
     }
 
     /// Who owns the address; `None` for an empty ring.

@@ -49,9 +49,8 @@ impl Allocator {
         if !self.stray {
             return Vec::new();
         }
-        let records = self.owned.records();
-        let all = records.flat_map(|r| r.cidrs.iter().map(|c| (r.id.clone(), *c)));
-        all.filter(|(_, cidr)| self.is_stray(cidr.addr)).collect()
+        let strays = self.owned.addresses().filter(|(_, c)| self.is_stray(c.addr));
+        strays.map(|(id, cidr)| (id.to_owned(), cidr)).collect()
     }
 
     /// Asks the new owners for our strays.
@@ -94,11 +93,10 @@ impl Allocator {
             None => return,
         }
         self.asked_strays.remove(&addr);
-        let records = self.owned.records();
-        let found = records.flat_map(|r| r.cidrs.iter().map(|c| (r.id.clone(), *c)));
-        let Some((id, cidr)) = found.into_iter().find(|(_, c)| c.addr == addr) else {
+        let Some((id, cidr)) = self.owned.addresses().find(|(_, c)| c.addr == addr) else {
             return;
         };
+        let id = id.to_owned();
         let name = self.config.name;
         warn!(
             "[allocator {name}] {cidr} of {id} now belongs to {owner} and is in use there: {id} needs another address"

@@ -1,7 +1,5 @@
 //! Taking over the space of a dead peer, and handing over our own (control.md 1.13).
 
-use std::collections::BTreeSet;
-
 use tracing::info;
 
 use super::allocator::Allocator;
@@ -30,7 +28,7 @@ impl Allocator {
     /// something, rather one that is gone.
     pub(super) fn find_peer(&mut self, out: &dyn Outlet, text: &str) -> Option<PeerName> {
         self.name_owners(out);
-        let owners: BTreeSet<PeerName> = self.ring.entries.iter().map(|e| e.peer).collect();
+        let owners = self.ring.owners();
         let named = self.nicknames.iter().filter(|(_, nickname)| *nickname == text);
         let named = named.map(|(name, _)| *name);
         named
@@ -57,12 +55,8 @@ impl Allocator {
             return;
         }
         // What is in the universe belongs to the heir now.
-        let records: Vec<_> = self.owned.records().cloned().collect();
-        for record in records {
-            let inside = record.cidrs.iter().filter(|c| self.ring.range.contains(c.addr));
-            for cidr in inside {
-                self.owned.remove(&record.id, cidr.addr);
-            }
+        for (id, cidr) in self.addresses_inside() {
+            self.owned.remove(&id, cidr.addr);
         }
         info!("[allocator {us}] handed our address space over to {heir}");
         broadcast(out);
@@ -71,9 +65,8 @@ impl Allocator {
     fn heir(&self, out: &dyn Outlet) -> Option<PeerName> {
         let us = self.config.name;
         let named = || self.nicknames.keys().copied().filter(|p| *p != us);
-        let in_ring = |p: PeerName| self.ring.entries.iter().any(|e| e.peer == p);
         let known = self.ring.heir(|p| out.is_known(p));
-        let newcomer = || named().find(|p| out.is_known(*p) && !in_ring(*p));
+        let newcomer = || named().find(|p| out.is_known(*p) && !self.ring.owns(*p));
         let any = || self.ring.heir(|_| true);
         known.or_else(newcomer).or_else(any).or_else(|| named().next())
     }

@@ -49,7 +49,7 @@ fn pass(net: &mut Net, seconds: u64) {
 }
 
 fn owners(net: &Net, n: usize) -> BTreeSet<PeerName> {
-    net.allocators[n].ring().entries.iter().map(|e| e.peer).collect()
+    net.allocators[n].ring().owners()
 }
 
 fn flag(net: &mut Net, who: &[usize]) {

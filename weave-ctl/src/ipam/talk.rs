@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::Address;
 use crate::mesh::channel::{Channel, GossipData, Outlet, Rejected};
 use crate::mesh::name::PeerName;
 
@@ -35,7 +34,7 @@ pub enum Say {
         peer: PeerName,
         /// Number of the proposal.
         number: u64,
-        /// Fingerprint of its entries in the ring.
+        /// Hash of tokens and versions of its entries in the ring.
         entries: u64,
     },
     /// To one who asks: yes.
@@ -126,13 +125,4 @@ impl Channel for Talk {
     }
 
     fn on_peer_gone(&mut self, _: &mut dyn Outlet, _: PeerName) {}
-}
-
-/// FNV-1a over tokens and versions: the same in every build.
-pub(super) fn fingerprint(entries: impl Iterator<Item = (Address, u32)>) -> u64 {
-    let bytes =
-        entries.flat_map(|(token, version)| token.to_be_bytes().into_iter().chain(version.to_be_bytes()));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -41,8 +41,8 @@ fn cidrs(ranges: &[Range]) -> Vec<Cidr> {
     ranges.iter().flat_map(|range| range.cidrs()).collect()
 }
 
-/// Neighbours become one.
-fn merged(ranges: &[Range]) -> Vec<Range> {
+/// Neighbours become one. The ranges must be ascending.
+pub(super) fn merged(ranges: &[Range]) -> Vec<Range> {
     let mut merged: Vec<Range> = Vec::new();
     for range in ranges.iter().filter(|r| r.start < r.end) {
         match merged.last_mut() {

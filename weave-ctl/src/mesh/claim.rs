@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 
-use super::gob::{Decoder, Encoder, GobError, Type, Value};
+use super::gob::{Decoder, GobError, encode_strings};
 use super::handshake::Features;
 use super::name::PeerName;
 
@@ -122,24 +122,13 @@ impl Holder {
                 .map(|address| (ADDRESS.to_owned(), address.to_string())),
         );
         map.extend(self.claim.features());
-        let pairs = map
-            .into_iter()
-            .map(|(k, v)| (Value::String(k.into()), Value::String(v.into())));
-        let mut encoder = Encoder::new();
-        encoder.encode(
-            &Type::Map(&Type::String, &Type::String),
-            &Value::Map(pairs.collect()),
-        );
-        encoder.finish()
+        encode_strings(&map)
     }
 
     /// `None` if it lacks what matters.
     pub fn decode(payload: &[u8]) -> Result<Option<Self>, GobError> {
         let value = Decoder::new(payload).require("holder")?;
-        let mut map = std::collections::BTreeMap::new();
-        for (key, value) in value.as_map("holder")? {
-            map.insert(key.as_str("holder")?, value.as_str("holder")?);
-        }
+        let map = value.as_strings("holder")?;
         let get = |key: &str| map.get(key).copied();
         let parse = || {
             Some(Self {

@@ -8,7 +8,7 @@ use super::channel::FEATURE_IMPLEMENTATION;
 use super::claim::{Claim, Holder};
 use super::core::{Call, GARBAGE_DELAY, HEARTBEAT, Introduction, Mesh, Output};
 use super::gossip::TOPOLOGY;
-use super::limit::RelayLimit;
+use super::limit::Bucket;
 use super::message::Message;
 use super::name::PeerName;
 use super::peers::MAX_PEERS;
@@ -40,7 +40,7 @@ pub(super) struct Connection {
     pub(super) heartbeat_at: Now,
     pub(super) queue: Queue,
     /// What we pass on for it.
-    pub(super) relays: RelayLimit,
+    pub(super) relays: Bucket,
 }
 
 /// Why a connection does not become part of the mesh (texts of wire.md 2.7, 2.8).
@@ -279,7 +279,7 @@ impl Mesh {
                 reconciles,
                 heartbeat_at: call.now + HEARTBEAT,
                 queue: Queue::default(),
-                relays: RelayLimit::new(call.now),
+                relays: Bucket::new(call.now),
             },
         );
         self.by_remote.insert(remote, conn);

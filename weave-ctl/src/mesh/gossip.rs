@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::channel::{Channel, Channels, GossipData, Neighbour, Outlet, Rejected, UnicastError};
 use super::core::{Call, GARBAGE_DELAY, Mesh, Output};
+use super::limit::RELAYED;
 use super::message::{Envelope, Message};
 use super::name::PeerName;
 use super::peers::Applied;
@@ -324,7 +325,10 @@ impl Mesh {
 
     /// Is there anything left of what we pass on for this neighbour?
     fn may_relay(&mut self, now: Now, from: ConnId) -> bool {
-        let may = self.conns.get_mut(&from).is_some_and(|c| c.relays.take(now));
+        let may = self
+            .conns
+            .get_mut(&from)
+            .is_some_and(|c| c.relays.take(now, RELAYED));
         self.counters.relays_limited += u64::from(!may);
         may
     }

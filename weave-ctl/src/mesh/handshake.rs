@@ -3,9 +3,9 @@
 //! The texts of the errors are those of the original, as people and scripts know them from
 //! `weave status connections`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use super::gob::{Decoder, Encoder, GobError, Type, Value};
+use super::gob::{Decoder, GobError, encode_strings};
 use super::name::{InvalidPeerName, PeerName, ShortId};
 
 /// What both sides write first: the protocol's name, lowest and highest version. We speak version 2
@@ -181,25 +181,14 @@ impl Features {
             .iter()
             .filter(|(key, _)| !KNOWN.contains(&key.as_str()));
         map.extend(unknown.map(|(key, value)| (key.as_str(), value.clone())));
-        let pairs = map
-            .into_iter()
-            .map(|(k, v)| (Value::String(k.into()), Value::String(v.into())));
-        let mut encoder = Encoder::new();
-        encoder.encode(
-            &Type::Map(&Type::String, &Type::String),
-            &Value::Map(pairs.collect()),
-        );
-        encoder.finish()
+        encode_strings(&map)
     }
 
     /// From the first message's body; checked in the order of wire.md 2.5. Unknown features beyond
     /// sensible limits are left out.
     pub fn decode(body: &[u8]) -> Result<Self, FeaturesError> {
         let value = Decoder::new(body).require("features")?;
-        let mut map = HashMap::new();
-        for (key, value) in value.as_map("features")? {
-            map.insert(key.as_str("features")?, value.as_str("features")?);
-        }
+        let map = value.as_strings("features")?;
         let required = |key| map.get(key).copied().ok_or(FeaturesError::Missing(key));
         let (flavour, name, nickname) = (required(FLAVOUR)?, required(NAME)?, required(NICKNAME)?);
         let (uid, conn_id) = (required(UID)?, required(CONN_ID)?);
@@ -221,16 +210,13 @@ impl Features {
                 let names = names.split(' ').filter(|name| !name.is_empty());
                 names.take(MAX_OVERLAYS).map(str::to_owned).collect()
             }),
-            extra: {
-                let mut extra: Vec<_> = map
-                    .iter()
-                    .filter(|(key, value)| !KNOWN.contains(key) && key.len() + value.len() <= MAX_EXTRA_BYTES)
-                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                    .collect();
-                // The same ones are kept each time, whatever the order of the map.
-                extra.sort();
-                extra.into_iter().take(MAX_EXTRA).collect()
-            },
+            // Sorted: the same ones are kept each time.
+            extra: map
+                .iter()
+                .filter(|(key, value)| !KNOWN.contains(key) && key.len() + value.len() <= MAX_EXTRA_BYTES)
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .take(MAX_EXTRA)
+                .collect(),
         })
     }
 }
@@ -260,14 +246,6 @@ mod tests {
     use super::super::gob::tests::unhex;
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> Vec<u8> {
-        let mut encoder = Encoder::new();
-        let text = |s: &str| Value::String(s.to_owned().into());
-        let pairs = pairs.iter().map(|(k, v)| (text(k), text(v))).collect();
-        encoder.encode(&Type::Map(&Type::String, &Type::String), &Value::Map(pairs));
-        encoder.finish()
-    }
-
     const GOOD: [(&str, &str); 8] = [
         ("PeerNameFlavour", "mac"),
         ("Name", "7a:00:00:00:00:01"),
@@ -291,7 +269,7 @@ mod tests {
                 }
             })
             .collect();
-        Features::decode(&map(&pairs))
+        Features::decode(&encode_strings(&pairs))
     }
 
     #[test]
@@ -444,7 +422,8 @@ mod tests {
             ("ShortID", "x"),
             ("Trusted", "x"),
         ];
-        let error = |pairs: &[(&str, &str)]| Features::decode(&map(pairs)).unwrap_err().to_string();
+        let error =
+            |pairs: &[(&str, &str)]| Features::decode(&encode_strings(pairs)).unwrap_err().to_string();
         assert_eq!(error(&bad[1..]), "field PeerNameFlavour is missing");
         assert_eq!(error(&bad), "field ConnID is missing");
         let mut pairs = [&bad[..], &[("ConnID", "x")]].concat();
@@ -465,7 +444,7 @@ mod tests {
         let mut pairs = GOOD.to_vec();
         pairs.extend(many.iter().map(|key| (key.as_str(), "v")));
         pairs.extend([("MTU", "1410"), ("Long", long.as_str())]);
-        let extra = Features::decode(&map(&pairs)).unwrap().extra;
+        let extra = Features::decode(&encode_strings(&pairs)).unwrap().extra;
         assert_eq!(extra.len(), 32);
         assert_eq!(extra.get("MTU").map(String::as_str), Some("1410"));
         assert_eq!(extra.get("Long"), None);

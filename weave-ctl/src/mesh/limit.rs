@@ -1,50 +1,54 @@
-//! How much of what is not for us we pass on for one neighbour (wire.md W13): a token bucket.
-//!
-//! Gossip has no hop limit. Where topologies disagree, a message may go round in circles, and nothing but
-//! this keeps it from filling every link.
+//! How often something may happen: a token bucket.
 
 use std::time::Duration;
 
 use super::Now;
 
-/// Messages that may come at once.
-pub const RELAY_BURST: u32 = 2000;
-/// One more each time this has gone by: 200 in a second.
-pub const RELAY_INTERVAL: Duration = Duration::from_millis(5);
-
-/// See the module's description.
+/// What goes through a [`Bucket`].
 #[derive(Debug, Clone, Copy)]
-pub struct RelayLimit {
-    left: u32,
-    /// Until when what has gone by is counted.
-    counted: Now,
+pub struct Rate {
+    /// That many at once.
+    pub burst: u32,
+    /// Then one more each time this has gone by.
+    pub every: Duration,
 }
 
-impl RelayLimit {
-    /// A full bucket.
+/// How much of what is not for us we pass on for one neighbour (wire.md W13).
+///
+/// Gossip has no hop limit. Where topologies disagree, a message may go round in circles, and nothing but
+/// this keeps it from filling every link.
+pub const RELAYED: Rate = Rate {
+    burst: 2000,
+    every: Duration::from_millis(5),
+};
+
+/// A token bucket, which only knows when it will be full.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    full_at: Now,
+}
+
+impl Bucket {
+    /// A full one.
     #[must_use]
     pub fn new(now: Now) -> Self {
-        Self {
-            left: RELAY_BURST,
-            counted: now,
-        }
+        Self { full_at: now }
     }
 
-    /// Takes a token; false if there is none.
-    pub fn take(&mut self, now: Now) -> bool {
-        let gone = now.saturating_sub(self.counted).as_millis() / RELAY_INTERVAL.as_millis();
-        if gone > 0 {
-            let gone = u32::try_from(gone).unwrap_or(RELAY_BURST).min(RELAY_BURST);
-            self.counted = if gone == RELAY_BURST {
-                now
-            } else {
-                self.counted + RELAY_INTERVAL * gone
-            };
-            self.left = (self.left + gone).min(RELAY_BURST);
+    /// Takes a token; false if there is none. Always to be asked with the same rate.
+    pub fn take(&mut self, now: Now, rate: Rate) -> bool {
+        let full_at = self.full_at.max(now) + rate.every;
+        let taken = full_at <= now + rate.every * rate.burst;
+        if taken {
+            self.full_at = full_at;
         }
-        let taken = self.left.checked_sub(1);
-        self.left = taken.unwrap_or(0);
-        taken.is_some()
+        taken
+    }
+
+    /// Is nothing missing from it?
+    #[must_use]
+    pub fn is_full(&self, now: Now) -> bool {
+        self.full_at <= now
     }
 }
 
@@ -54,10 +58,10 @@ mod tests {
 
     #[test]
     fn a_burst_then_a_rate() {
-        let mut limit = RelayLimit::new(Now::ZERO);
-        let taken = |limit: &mut RelayLimit, at: u64| {
+        let mut limit = Bucket::new(Now::ZERO);
+        let taken = |limit: &mut Bucket, at: u64| {
             let now = Now::from_millis(at);
-            (0..10_000).filter(|_| limit.take(now)).count()
+            (0..10_000).filter(|_| limit.take(now, RELAYED)).count()
         };
         assert_eq!(taken(&mut limit, 0), 2000);
         assert_eq!(taken(&mut limit, 4), 0);

@@ -16,8 +16,17 @@ pub struct PeerSummary {
     pub version: u64,
     /// `None` when it has none, or one out of range (wire.md W12).
     pub short_id: Option<ShortId>,
-    /// Its side of each of its connections.
+    /// Its side of each of its connections; by name, once the mesh has taken the record in.
     pub connections: Vec<ConnectionSummary>,
+}
+
+impl PeerSummary {
+    /// Does this peer say that it has an established connection with the other? For records as the mesh has them.
+    #[must_use]
+    pub fn is_established_with(&self, other: PeerName) -> bool {
+        let found = self.connections.binary_search_by_key(&other, |link| link.name);
+        found.is_ok_and(|index| self.connections.get(index).is_some_and(|link| link.established))
+    }
 }
 
 /// One directed connection as claimed by the peer it belongs to.

@@ -79,6 +79,13 @@ pub struct View {
     pub orphans: BTreeSet<PeerName>,
 }
 
+impl View {
+    /// The short ID of another peer as the maps have it.
+    fn number(&self, name: &PeerName) -> Option<u32> {
+        self.peers.get(name).map(|id| id.get().into())
+    }
+}
+
 /// What the maps shall hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -147,19 +154,9 @@ impl Forwarding {
             let hop = view.routes.get(name).and_then(|via| next_hop(view, *via));
             tables.peers.insert(id.get().into(), hop.unwrap_or_default());
         }
-        let routed: BTreeSet<u32> = view
-            .routes
-            .keys()
-            .filter_map(|name| view.peers.get(name))
-            .map(|id| u32::from(id.get()))
-            .collect();
-        let orphans: BTreeSet<u32> = view
-            .orphans
-            .iter()
-            .filter_map(|name| view.peers.get(name))
-            .map(|id| u32::from(id.get()))
-            .filter(|id| self.is_direct(*id))
-            .collect();
+        let routed: BTreeSet<u32> = view.routes.keys().filter_map(|name| view.number(name)).collect();
+        let orphans = view.orphans.iter().filter_map(|name| view.number(name));
+        let orphans: BTreeSet<u32> = orphans.filter(|id| self.is_direct(*id)).collect();
         self.hold(now, view, &routed.difference(&orphans).copied().collect());
         for (id, held) in &self.held {
             tables.peers.insert(*id, held.hop);
@@ -217,7 +214,7 @@ impl Forwarding {
             if Some(*name) == view.own_name {
                 return Some(view.own);
             }
-            view.peers.get(name).map(|id| id.get().into())
+            view.number(name)
         };
         let mut floods = BTreeMap::new();
         for (origin, hops) in &view.floods {

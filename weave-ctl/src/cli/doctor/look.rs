@@ -201,7 +201,7 @@ fn interfaces(facts: &mut HostFacts, report: Option<&Report>, links: &[Link]) {
         .map(|fast| {
             let underlays = fast.underlay.iter().map(|underlay| underlay.name.clone());
             let all = ports.iter().cloned().chain(underlays);
-            all.filter(|name| lacks_program(name, &fast.underlay.iter().any(|u| u.name == *name)))
+            all.filter(|name| lacks_program(name, fast.underlay.iter().any(|u| u.name == *name)))
                 .collect()
         });
     facts.bridge = Some(Bridge {
@@ -212,9 +212,9 @@ fn interfaces(facts: &mut HostFacts, report: Option<&Report>, links: &[Link]) {
 }
 
 /// Should it have a program of ours, and has none?
-fn lacks_program(name: &str, underlay: &bool) -> bool {
+fn lacks_program(name: &str, underlay: bool) -> bool {
     let hooks: &[Hook] = match name {
-        _ if *underlay => &[Hook::Underlay],
+        _ if underlay => &[Hook::Underlay],
         TAP => &[Hook::SleeveIn, Hook::SleeveOut],
         _ if name.starts_with("vxlan-") => &[Hook::VxlanIn, Hook::VxlanOut],
         _ if name.starts_with(HOST_END) => &[Hook::Port],

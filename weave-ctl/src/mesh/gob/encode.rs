@@ -4,6 +4,23 @@ use super::{Type, Value};
 
 const FIRST_ID: i64 = 65;
 
+/// A stream of nothing but one map of strings.
+#[must_use]
+pub fn encode_strings<K: AsRef<str>, V: AsRef<str>>(pairs: &[(K, V)]) -> Vec<u8> {
+    fn string(text: &str) -> Value<'_> {
+        Value::String(text.into())
+    }
+    let pairs = pairs
+        .iter()
+        .map(|(key, value)| (string(key.as_ref()), string(value.as_ref())));
+    let mut encoder = Encoder::new();
+    encoder.encode(
+        &Type::Map(&Type::String, &Type::String),
+        &Value::Map(pairs.collect()),
+    );
+    encoder.finish()
+}
+
 /// Writes values into one stream.
 #[derive(Debug, Default)]
 pub struct Encoder {

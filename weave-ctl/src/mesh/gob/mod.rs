@@ -11,9 +11,10 @@ mod record;
 pub(crate) mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 pub use decode::{Decoder, MAX_DEPTH, MAX_VALUES};
-pub use encode::Encoder;
+pub use encode::{Encoder, encode_strings};
 pub(crate) use encode::{Fields, put_uint};
 pub(crate) use record::{Field, RecordReader};
 
@@ -213,5 +214,13 @@ impl<'a> Value<'a> {
             Value::Map(v) => Ok(v),
             _ => Err(GobError::WrongType(what)),
         }
+    }
+
+    /// This value as a map of strings; `what` names it in the error. Of keys that repeat, the last one counts.
+    pub fn as_strings(&self, what: &'static str) -> Result<BTreeMap<&str, &str>, GobError> {
+        let pairs = self.as_map(what)?.iter();
+        pairs
+            .map(|(key, value)| Ok((key.as_str(what)?, value.as_str(what)?)))
+            .collect()
     }
 }
