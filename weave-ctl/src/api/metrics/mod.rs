@@ -28,6 +28,9 @@ pub fn render(report: &Report) -> String {
             .iter()
             .filter(|e| e.tombstone == 0 && e.origin == report.router.name);
         page.gauge("weave_dns_entries", "Number of DNS entries.", ours.count());
+        let queries = dns.queries.iter().map(|(outcome, n)| (outcome.as_str(), *n));
+        let help = "DNS queries by what became of them.";
+        page.labelled(("weave_dns_queries_total", help, COUNTER), "outcome", queries);
     }
     if let Some(fastdp) = &report.fast_datapath {
         fast_datapath(&mut page, fastdp);

@@ -106,6 +106,7 @@ fn full() -> Report {
         counters: counters(&crate::overlay::sleeve::counters::Counters::NAMES),
         ..Sleeve::default()
     });
+    report.dns.as_mut().unwrap().queries = counters(&["local", "forwarded"]);
     let volume = Volume { messages: 2, bytes: 99 };
     let channel = Channel {
         sent: [("full".to_owned(), volume)].into(),
