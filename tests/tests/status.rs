@@ -21,7 +21,10 @@ fn get(netns: &str, address: Ipv4Addr, port: u16, path: &str) -> Result<(u16, St
         let to = SocketAddr::from((address, port));
         let mut stream = TcpStream::connect_timeout(&to, LIMIT).with_context(|| format!("{to}"))?;
         stream.set_read_timeout(Some(LIMIT))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
@@ -34,7 +37,9 @@ fn get(netns: &str, address: Ipv4Addr, port: u16, path: &str) -> Result<(u16, St
 fn sample(host: &Host, parts: &[&str]) -> Result<Option<f64>> {
     let (status, text) = get(host.netns(), Ipv4Addr::LOCALHOST, METRICS, "/metrics")?;
     ensure!(status == 200, "{status}: {text}");
-    let line = text.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+    let line = text
+        .lines()
+        .find(|line| parts.iter().all(|part| line.contains(part)));
     let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
     Ok(value)
 }
@@ -78,7 +83,10 @@ fn pages_json_metrics_and_watching() {
         let peers = json(first, &["peers"])?;
         ensure!(peers.as_array().is_some_and(|peers| peers.len() == 2), "{peers}");
         let connections = json(first, &["connections"])?;
-        ensure!(connections[0]["Remote"]["Name"] == second.peer_name(), "{connections}");
+        ensure!(
+            connections[0]["Remote"]["Name"] == second.peer_name(),
+            "{connections}"
+        );
         ensure!(json(second, &["targets"])? == Value::from(vec![address]));
         let mut command = first.command("weave-ctl")?;
         command.env("WEAVE_HTTP_ADDR", socket);
@@ -93,12 +101,18 @@ fn pages_json_metrics_and_watching() {
         let (_, there) = second.attached("there")?;
         let traffic = |direction: &str| {
             let direction = format!("direction=\"{direction}\"");
-            let parts = ["weave_peer_packets_total{", &direction, "nickname=\"h2\"", "overlay=\"fastdp\""];
+            let parts = [
+                "weave_peer_packets_total{",
+                &direction,
+                "nickname=\"h2\"",
+                "overlay=\"fastdp\"",
+            ];
             sample(first, &parts)?.context("no such sample")
         };
         let before = [traffic("in")?, traffic("out")?];
         here.wait_ping(there)?;
-        here.exec(&["ping", "-c", "5", "-i", "0.2", &there.to_string()])?.ok()?;
+        here.exec(&["ping", "-c", "5", "-i", "0.2", &there.to_string()])?
+            .ok()?;
         let after = [traffic("in")?, traffic("out")?];
         ensure!(
             after[0] >= before[0] + 5.0 && after[1] >= before[1] + 5.0,
@@ -144,22 +158,45 @@ fn containers_are_kept_out() {
         let (container, _) = first.attached("inside")?;
         // What `expose` does, and a container with the host as its router.
         let bridge = Ipv4Addr::new(10, 32, 7, 7);
-        first.exec(&["ip", "address", "add", "10.32.7.7/12", "dev", "weave"])?.ok()?;
+        first
+            .exec(&["ip", "address", "add", "10.32.7.7/12", "dev", "weave"])?
+            .ok()?;
         let gateway = bridge.to_string();
-        container.exec(&["ip", "route", "replace", "default", "via", &gateway])?.ok()?;
+        container
+            .exec(&["ip", "route", "replace", "default", "via", &gateway])?
+            .ok()?;
         // With an address of its own choice, too, and a way back for it.
-        container.exec(&["ip", "address", "add", "198.51.100.7/32", "dev", "ethwe"])?.ok()?;
-        first.exec(&["ip", "route", "add", "198.51.100.7/32", "dev", "weave"])?.ok()?;
+        container
+            .exec(&["ip", "address", "add", "198.51.100.7/32", "dev", "ethwe"])?
+            .ok()?;
+        first
+            .exec(&["ip", "route", "add", "198.51.100.7/32", "dev", "weave"])?
+            .ok()?;
         let host = first.address().to_string();
         let underlay = format!("{host}/32");
         container
-            .exec(&["ip", "route", "add", &underlay, "via", &gateway, "src", "198.51.100.7"])?
+            .exec(&[
+                "ip",
+                "route",
+                "add",
+                &underlay,
+                "via",
+                &gateway,
+                "src",
+                "198.51.100.7",
+            ])?
             .ok()?;
 
-        for (address, way) in [(bridge, "the bridge"), (first.address(), "the host's own address")] {
+        for (address, way) in [
+            (bridge, "the bridge"),
+            (first.address(), "the host's own address"),
+        ] {
             for port in [CONTROL, STATUS] {
                 let (status, body) = get(container.netns(), address, port, "/status")?;
-                ensure!(status == 403 && body.contains("containers"), "{way}, {port}: {status} {body}");
+                ensure!(
+                    status == 403 && body.contains("containers"),
+                    "{way}, {port}: {status} {body}"
+                );
             }
             let (status, _) = get(container.netns(), address, METRICS, "/metrics")?;
             ensure!(status == 200, "metrics by {way}: {status}");
@@ -190,7 +227,10 @@ fn by_default_only_the_host_itself_is_answered() {
         // Text and exit status of mistakes (cli.md 1.3).
         let wrong = first.weave(&["stauts"])?;
         ensure!(
-            wrong.code == 1 && wrong.stderr.starts_with("Unknown weave command 'stauts'\nDid you mean 'status'?\n"),
+            wrong.code == 1
+                && wrong
+                    .stderr
+                    .starts_with("Unknown weave command 'stauts'\nDid you mean 'status'?\n"),
             "{wrong}"
         );
         let page = first.weave(&["status", "conections"])?;

@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use nix::unistd::Pid;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use nix::unistd::Pid;
 use weave_common::{Config, Counters, Heartbeat, MacEntry, MacKey, NextHop, Sender, SleevePrefix};
 use weave_ctl::overlay::fastdp::loader;
 use weave_ctl::overlay::fastdp::maps::{self, Maps, Traffic};
@@ -653,7 +653,14 @@ fn frames_and_bytes_of_each_neighbour_are_counted() {
     assert_eq!(bench.tc("weave_underlay", &relayed).0, REDIRECT);
     let looping = vxlan(THEIR_IP, OUR_IP, OTHER, THEIRS, 1, &inner);
     assert_eq!(bench.tc("weave_underlay", &looping).0, DROP);
-    let flood = vxlan(THEIR_IP, OUR_IP, OURS, THEIRS, 64, &ipv4_frame([0xff; 6], THERE, 60, true));
+    let flood = vxlan(
+        THEIR_IP,
+        OUR_IP,
+        OURS,
+        THEIRS,
+        64,
+        &ipv4_frame([0xff; 6], THERE, 60, true),
+    );
     assert_eq!(bench.tc("weave_underlay", &flood).0, NEXT);
 
     let (out, inner) = (out.len() as u64, inner.len() as u64);
@@ -680,7 +687,10 @@ fn frames_and_bytes_of_each_neighbour_are_counted() {
         short_id,
         ..Sender::default()
     };
-    bench.maps.sync_senders(&[(THEIR_IP, sender(THEIRS))].into()).unwrap();
+    bench
+        .maps
+        .sync_senders(&[(THEIR_IP, sender(THEIRS))].into())
+        .unwrap();
     assert_eq!(traffic(&bench)[&THEIRS], after[&THEIRS]);
     peers.remove(&THEIRS);
     bench.maps.sync_peers(&peers).unwrap();

@@ -41,12 +41,18 @@ pub fn run(prefix: &Path) -> Result<()> {
 const COMPLETIONS: [(&str, &[&str]); 3] = [
     (
         "bash",
-        &["bash-completion/completions/weave", "bash-completion/completions/weave-ctl"],
+        &[
+            "bash-completion/completions/weave",
+            "bash-completion/completions/weave-ctl",
+        ],
     ),
     ("zsh", &["zsh/site-functions/_weave"]),
     (
         "fish",
-        &["fish/vendor_completions.d/weave.fish", "fish/vendor_completions.d/weave-ctl.fish"],
+        &[
+            "fish/vendor_completions.d/weave.fish",
+            "fish/vendor_completions.d/weave-ctl.fish",
+        ],
     ),
 ];
 
@@ -59,7 +65,11 @@ fn pages(share: &Path) -> Result<()> {
     let mut manual: Vec<_> = fs::read_dir(&made)?.collect::<Result<_, _>>()?;
     manual.sort_by_key(fs::DirEntry::file_name);
     for page in manual {
-        copy("644", &page.path(), &share.join("man/man1").join(page.file_name()))?;
+        copy(
+            "644",
+            &page.path(),
+            &share.join("man/man1").join(page.file_name()),
+        )?;
     }
     for (shell, files) in COMPLETIONS {
         let output = Command::new(&program).args(["completion", shell]).output()?;

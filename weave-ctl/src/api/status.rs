@@ -135,7 +135,11 @@ fn router(out: &mut String, report: &Report) {
     line(out, "Protocol", &versions);
     line(out, "Name", &format!("{}({})", router.name, router.nick_name));
     if let Some(renamed) = &router.renamed {
-        line(out, "Renamed", renamed.strip_prefix("renamed ").unwrap_or(renamed));
+        line(
+            out,
+            "Renamed",
+            renamed.strip_prefix("renamed ").unwrap_or(renamed),
+        );
     }
     line(out, "Encryption", on(router.encryption));
     line(out, "PeerDiscovery", on(router.peer_discovery));
@@ -169,7 +173,10 @@ fn drops_line(out: &mut String, drops: &[(&str, u64)]) {
 fn sleeve_service(out: &mut String, sleeve: &Sleeve, connections: &[Connection]) {
     line(out, "Service", "sleeve");
     line(out, "Status", sleeve.trouble.as_deref().unwrap_or("ready"));
-    let carries = connections.iter().filter(|c| c.overlay() == Some("sleeve")).count();
+    let carries = connections
+        .iter()
+        .filter(|c| c.overlay() == Some("sleeve"))
+        .count();
     line(
         out,
         "Carries",
@@ -290,7 +297,8 @@ fn connections_aligned(report: &Report) -> String {
         if let Some(remote) = &c.remote {
             let micros = remote.round_trip_micros.map(std::time::Duration::from_micros);
             last.extend(micros.map(|time| format!("rtt={}", units::latency(time))));
-            let sum = |pick: fn(&super::report::Traffic) -> u64| remote.traffic.values().map(pick).sum::<u64>();
+            let sum =
+                |pick: fn(&super::report::Traffic) -> u64| remote.traffic.values().map(pick).sum::<u64>();
             if !remote.traffic.is_empty() {
                 last.push(format!("in={}", units::bytes(sum(|t| t.bytes_in))));
                 last.push(format!("out={}", units::bytes(sum(|t| t.bytes_out))));
@@ -363,7 +371,11 @@ fn dns(dns: &Dns, aligned: bool) -> String {
     let widest = width(12, aligned, names.iter().map(String::as_str));
     for (entry, name) in live().zip(&names) {
         let id: String = entry.container_id.chars().take(12).collect();
-        let _ = writeln!(out, "{name:<widest$} {:<15} {id:>12} {}", entry.address, entry.origin);
+        let _ = writeln!(
+            out,
+            "{name:<widest$} {:<15} {id:>12} {}",
+            entry.address, entry.origin
+        );
     }
     out
 }
@@ -447,9 +459,7 @@ fn ipam(ipam: &Ipam, ours: &str, aligned: bool) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::golden;
-    use super::super::report::{
-        NextHop, Overlay, Paxos, Program, Remote, RingEntry, Traffic, Underlay, Xdp,
-    };
+    use super::super::report::{NextHop, Overlay, Paxos, Program, Remote, RingEntry, Traffic, Underlay, Xdp};
     use super::*;
 
     /// Lists without a defined order are compared as sorted lines.
@@ -616,7 +626,11 @@ mod tests {
         // Nothing is wider than the original's columns: the same text.
         let report = golden::report("08-h3-gone.h1");
         for page in [Page::Summary, Page::Targets, Page::Peers, Page::Dns, Page::Ipam] {
-            assert_eq!(page.render(&report, true), page.render(&report, false), "{page:?}");
+            assert_eq!(
+                page.render(&report, true),
+                page.render(&report, false),
+                "{page:?}"
+            );
         }
     }
 }

@@ -43,7 +43,11 @@ pub fn latency(time: Duration) -> String {
 /// `90s`, `30m`, `1h30m`: as it is written on the command line, nothing left out.
 #[must_use]
 pub fn duration(seconds: u64) -> String {
-    let parts = [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let parts = [
+        (seconds / 3600, 'h'),
+        (seconds / 60 % 60, 'm'),
+        (seconds % 60, 's'),
+    ];
     let text: String = parts
         .into_iter()
         .filter(|(n, _)| *n > 0)

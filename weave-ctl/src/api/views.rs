@@ -144,7 +144,10 @@ mod tests {
         let router = &summary["Router"];
         assert!(text.contains(&format!("Connections: {} (", router["Connections"]["Total"])));
         assert!(text.contains(&format!("{} established, ", router["Connections"]["established"])));
-        assert!(text.contains(&format!("Status: {}\n", summary["IPAM"]["Status"].as_str().unwrap())));
+        assert!(text.contains(&format!(
+            "Status: {}\n",
+            summary["IPAM"]["Status"].as_str().unwrap()
+        )));
         assert!(text.contains(&format!("Entries: {}\n", summary["DNS"]["Entries"])));
         assert_eq!(summary.get("Sleeve"), None);
     }

@@ -75,7 +75,11 @@ mod tests {
             let script = script(shell);
             for command in Command::command().get_subcommands() {
                 let shown = script.contains(command.get_name());
-                assert!(shown || command.is_hide_set(), "{shell:?}: {}", command.get_name());
+                assert!(
+                    shown || command.is_hide_set(),
+                    "{shell:?}: {}",
+                    command.get_name()
+                );
             }
             assert!(script.contains("weave-ctl"), "{shell:?}");
         }

@@ -97,7 +97,9 @@ async fn page(args: &StatusArgs, client: &Client, screen: Screen) -> Result<Stri
         let unknown = format!("Invalid 'weave status' sub-command: {page}\n{}", near(&page));
         return Err(Failure::usage(&unknown));
     }
-    let text = client.outcome(asked).map_err(|failure| Failure { code: 1, ..failure })?;
+    let text = client
+        .outcome(asked)
+        .map_err(|failure| Failure { code: 1, ..failure })?;
     Ok(match args.output {
         Format::Json => text,
         Format::Text => {
@@ -109,7 +111,9 @@ async fn page(args: &StatusArgs, client: &Client, screen: Screen) -> Result<Stri
 
 /// A line that names the page that was probably meant.
 fn near(page: &str) -> String {
-    let paths = Page::ALL.iter().filter_map(|(path, _)| path.strip_prefix("/status/"));
+    let paths = Page::ALL
+        .iter()
+        .filter_map(|(path, _)| path.strip_prefix("/status/"));
     let near = paths.filter(|name| name.starts_with(page.trim_end_matches('s')) && !page.is_empty());
     near.map(|name| format!("Did you mean '{name}'?\n")).collect()
 }

@@ -127,7 +127,10 @@ mod tests {
             lines[0],
             "-> 10.0.0.1:6783  \x1b[32mestablished\x1b[0m fastdp n(k) mtu=1416"
         );
-        assert_eq!(lines[1], "-> 10.0.0.2:6783  \x1b[31mfailed\x1b[0m      no, retry: never");
+        assert_eq!(
+            lines[1],
+            "-> 10.0.0.2:6783  \x1b[31mfailed\x1b[0m      no, retry: never"
+        );
         assert!(lines[2].ends_with("mtu=1400, \x1b[33mreason=\"no established way\"\x1b[0m"));
         assert_eq!(lines[3], "plain");
     }

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::api::double::Double;
 use crate::api::golden;
-use crate::api::status::Page;
 use crate::api::http::{Listener, control_router, serve};
+use crate::api::status::Page;
 
 thread_local! {
     /// What was printed on standard output by this test.
@@ -289,8 +289,14 @@ async fn a_failed_summary_is_two_empty_lines() {
 #[test]
 fn what_was_probably_meant() {
     for (typed, hint) in [
-        ("stauts", "Unknown weave command 'stauts'\nDid you mean 'status'?\n"),
-        ("atach web", "Unknown weave command 'atach'\nDid you mean 'attach'?\n"),
+        (
+            "stauts",
+            "Unknown weave command 'stauts'\nDid you mean 'status'?\n",
+        ),
+        (
+            "atach web",
+            "Unknown weave command 'atach'\nDid you mean 'attach'?\n",
+        ),
         (
             "connect --replaces a",
             "unexpected argument '--replaces' found\nDid you mean '--replace'?\n\n",
@@ -313,7 +319,10 @@ fn what_was_probably_meant() {
 #[test]
 fn every_command_has_examples() {
     for command in Command::command().get_subcommands() {
-        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let after = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         assert!(after.contains("Example"), "{}", command.get_name());
     }
 }

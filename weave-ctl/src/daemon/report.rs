@@ -179,15 +179,18 @@ impl Daemon {
             .filter_map(|remote| Some((self.mesh.short_id_of(remote)?.get().into(), remote)))
             .collect();
         let traffic = datapath.traffic(&ids.keys().copied().collect());
-        let named = traffic.unwrap_or_default().into_iter().filter_map(|(id, traffic)| {
-            let traffic = report::Traffic {
-                packets_in: traffic.packets_in,
-                bytes_in: traffic.bytes_in,
-                packets_out: traffic.packets_out,
-                bytes_out: traffic.bytes_out,
-            };
-            Some((*ids.get(&id)?, traffic))
-        });
+        let named = traffic
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(id, traffic)| {
+                let traffic = report::Traffic {
+                    packets_in: traffic.packets_in,
+                    bytes_in: traffic.bytes_in,
+                    packets_out: traffic.packets_out,
+                    bytes_out: traffic.bytes_out,
+                };
+                Some((*ids.get(&id)?, traffic))
+            });
         named.collect()
     }
 

@@ -327,7 +327,9 @@ async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
         range: options.ipam.as_ref().map(|ipam| ipam.range),
     };
     let guarded = |listeners: Vec<Listener>| -> Vec<Listener> {
-        let guarded = listeners.into_iter().map(|listener| listener.guarded(guard.clone()));
+        let guarded = listeners
+            .into_iter()
+            .map(|listener| listener.guarded(guard.clone()));
         guarded.collect()
     };
     let http = [

@@ -82,9 +82,8 @@ impl Census {
 
     /// Counts what has come, but for reconcile messages: their channel is known once they are decoded.
     pub(super) fn came(&mut self, message: &Message) {
-        let (Message::Gossip(envelope)
-        | Message::Broadcast(envelope)
-        | Message::Unicast { envelope, .. }) = message
+        let (Message::Gossip(envelope) | Message::Broadcast(envelope) | Message::Unicast { envelope, .. }) =
+            message
         else {
             return;
         };
@@ -127,7 +126,11 @@ mod tests {
                 payload,
             }));
         }
-        let counted: Vec<_> = census.0.iter().map(|(name, t)| (*name, t.received.messages)).collect();
+        let counted: Vec<_> = census
+            .0
+            .iter()
+            .map(|(name, t)| (*name, t.received.messages))
+            .collect();
         assert_eq!(counted, [("other", 2), ("ours", 1), (TOPOLOGY, 1)]);
         assert_eq!(census.of("ours").received.bytes, 5);
     }

@@ -70,11 +70,7 @@ fn router(page: &mut Page, report: &Report) {
     if counts.is_empty() {
         return;
     }
-    page.family(
-        "weave_connections",
-        "Number of peer-to-peer connections.",
-        GAUGE,
-    );
+    page.family("weave_connections", "Number of peer-to-peer connections.", GAUGE);
     for ((state, overlay), [clear, encrypted]) in counts {
         for (encryption, count) in [("", clear), ("yes", encrypted)] {
             let labels = [
@@ -192,7 +188,11 @@ fn gossip(page: &mut Page, gossip: &Gossip) {
         let received = gossip.channels.iter();
         let received = received.map(|(name, channel)| (name.as_str(), pick(&channel.received)));
         let name = format!("weave_gossip_received_{unit}_total");
-        page.labelled((&name, &format!("{what} received."), COUNTER), "channel", received);
+        page.labelled(
+            (&name, &format!("{what} received."), COUNTER),
+            "channel",
+            received,
+        );
     }
     let skipped = gossip.channels.iter();
     let skipped = skipped.map(|(name, channel)| (name.as_str(), channel.skipped));

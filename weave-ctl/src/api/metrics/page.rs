@@ -45,7 +45,10 @@ impl Page {
         label: &'a str,
         samples: impl IntoIterator<Item = (&'a str, u64)>,
     ) {
-        let samples: Vec<_> = samples.into_iter().map(|(key, n)| (vec![(label, key)], n)).collect();
+        let samples: Vec<_> = samples
+            .into_iter()
+            .map(|(key, n)| (vec![(label, key)], n))
+            .collect();
         self.samples((name, help, kind), samples);
     }
 

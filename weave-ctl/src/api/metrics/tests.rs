@@ -37,13 +37,9 @@ fn names_labels_helps_and_values_are_the_originals() {
 fn encrypted_connections() {
     let text = render(&golden::report("12-encrypted-seed-observer.h1"));
     assert!(
-        text.contains(
-            "\nweave_connections{encryption=\"yes\",state=\"established\",type=\"sleeve\"} 2\n"
-        )
+        text.contains("\nweave_connections{encryption=\"yes\",state=\"established\",type=\"sleeve\"} 2\n")
     );
-    assert!(
-        text.contains("\nweave_connections{encryption=\"\",state=\"established\",type=\"sleeve\"} 0\n")
-    );
+    assert!(text.contains("\nweave_connections{encryption=\"\",state=\"established\",type=\"sleeve\"} 0\n"));
 }
 
 #[test]
@@ -107,7 +103,10 @@ fn full() -> Report {
         ..Sleeve::default()
     });
     report.dns.as_mut().unwrap().queries = counters(&["local", "forwarded"]);
-    let volume = Volume { messages: 2, bytes: 99 };
+    let volume = Volume {
+        messages: 2,
+        bytes: 99,
+    };
     let channel = Channel {
         sent: [("full".to_owned(), volume)].into(),
         received: volume,
@@ -148,7 +147,10 @@ fn labels(mut rest: &str) -> (BTreeMap<String, String>, &str) {
                 (_, c) => text.push(c),
             }
         };
-        assert!(labels.insert(name.to_owned(), text).is_none(), "label {name} twice");
+        assert!(
+            labels.insert(name.to_owned(), text).is_none(),
+            "label {name} twice"
+        );
         rest = &value[end + 1..];
         match (rest.strip_prefix(','), rest.strip_prefix('}')) {
             (Some(more), _) => rest = more,
@@ -248,7 +250,10 @@ fn dashboard_alerts_and_docs_name_only_what_there_is() {
     // And the documentation names all of them.
     let docs = std::fs::read_to_string(format!("{root}/docs/monitoring.md")).unwrap();
     for name in families.keys() {
-        assert!(mentioned(&docs).contains(name.as_str()), "docs/monitoring.md lacks {name}");
+        assert!(
+            mentioned(&docs).contains(name.as_str()),
+            "docs/monitoring.md lacks {name}"
+        );
     }
 }
 

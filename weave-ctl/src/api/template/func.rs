@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
-use super::{ExecError, UNSUPPORTED};
 use super::value::Value;
+use super::{ExecError, UNSUPPORTED};
 
 /// A function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

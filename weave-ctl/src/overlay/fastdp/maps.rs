@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use aya::maps::{
-    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
 use weave_common::{
     Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop, Sender, Sent,
 };
@@ -264,7 +262,10 @@ impl Maps {
 
     /// How many entries the maps that grow have, and how many they can have.
     pub fn fill(&self) -> Result<[Fill; 4], MapsError> {
-        fn count<K>(name: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> Result<usize, MapsError> {
+        fn count<K>(
+            name: &'static str,
+            keys: impl Iterator<Item = Result<K, MapError>>,
+        ) -> Result<usize, MapsError> {
             keys.map(|key| key.map(drop))
                 .try_fold(0, |n, key| key.map(|()| n + 1))
                 .map_err(failed(name))
