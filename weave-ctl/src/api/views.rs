@@ -143,7 +143,7 @@ mod tests {
         let text = Page::Summary.render(&report, false).unwrap();
         let router = &summary["Router"];
         assert!(text.contains(&format!("Connections: {} (", router["Connections"]["Total"])));
-        assert!(text.contains(&format!("{} established, ", router["Connections"]["established"])));
+        assert!(text.contains(&format!("{} established", router["Connections"]["established"])));
         assert!(text.contains(&format!(
             "Status: {}\n",
             summary["IPAM"]["Status"].as_str().unwrap()

@@ -117,7 +117,7 @@ mod tests {
         let mut census = Census::default();
         census.0.entry("ours").or_default();
         for channel in ["ours", "theirs", "and theirs", TOPOLOGY] {
-            let source = PeerName::from_bytes(&[0; 6]).unwrap();
+            let source = PeerName::from_bytes(&[1; 6]).unwrap();
             let payload = vec![0; 5];
             let channel = channel.to_owned();
             census.came(&Message::Gossip(Envelope {
