@@ -301,7 +301,7 @@ mod tests {
             "it may not have seen yet that we have none"
         );
         beats(&mut path, 22.9, 30.0);
-        assert_eq!(beats(&mut path, 30.0, 130.0), 20);
+        assert_eq!(beats(&mut path, 30.0, 130.0), 10);
         assert_eq!(path.on_traffic(at(131.0), true), [Action::TellTraffic(true)]);
         assert_eq!(path.tick(at(131.0)), [Action::SendHeartbeat], "at once");
         let silent = path.tick(at(132.3));
