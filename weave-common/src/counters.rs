@@ -56,6 +56,8 @@ counters! {
     flood_relay,
     /// Copies made for floods.
     flood_copies,
+    /// Floods from another neighbour than the tree of their origin says: for this host only.
+    flood_astray,
     /// To a peer by sleeve.
     to_sleeve,
     /// From sleeve straight into a container.

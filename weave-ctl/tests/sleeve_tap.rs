@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use weave_common::{FLOOD_SLEEVE, FloodHops, MacEntry, NextHop, Sender, SleevePrefix};
+use weave_common::{FLOOD_SLEEVE, FloodHops, LEAF_TAG, MacEntry, NextHop, Sender, SleevePrefix};
 use weave_ctl::net::bridge::{BridgeConfig, PortFlags, add_overlay_port, ensure, ensure_vxlan};
 use weave_ctl::net::{Mac, Netlink, Netns};
 use weave_ctl::overlay::fastdp::{datapath::Datapath, xdp};
@@ -31,6 +31,8 @@ const PREFIX: usize = size_of::<SleevePrefix>();
 const PATIENCE: Duration = Duration::from_secs(20);
 const A: u16 = 0x0a1;
 const B: u16 = 0x0b2;
+/// On the fast path, at 127.0.0.1.
+const NEIGHBOUR: u16 = 0xddd;
 const MAC_A: Mac = [2, 0, 0, 0, 0, 0xa];
 const MAC_B: Mac = [2, 0, 0, 0, 0, 0xb];
 
@@ -127,13 +129,15 @@ async fn host(test: &str, own: u16, mac: Mac, peers: &[u16]) -> Host {
             ..NextHop::default()
         };
         tables.peers.insert((*peer).into(), hop);
+        flood.from = NEIGHBOUR.into();
         tables.floods.insert((*peer).into(), flood);
     }
-    let sender = Sender {
-        short_id: 0xddd,
-        ..Sender::default()
-    };
-    tables.senders = [([127, 0, 0, 1], sender)].into();
+    let short_id = NEIGHBOUR.into();
+    tables.senders = [
+        ([127, 0, 0, 1], Sender { short_id }),
+        ([127, 0, 0, 2], Sender { short_id: 0xeee }),
+    ]
+    .into();
     let outside = ns.clone();
     let make = move || async move {
         ip("link set lo up");
@@ -180,6 +184,22 @@ async fn host(test: &str, own: u16, mac: Mac, peers: &[u16]) -> Host {
         })
         .await
         .unwrap();
+    // The bridge takes up to a second to notice the other end.
+    ns.run(|| {
+        let deadline = Instant::now() + PATIENCE;
+        let show = || {
+            Command::new("ip")
+                .args(["-d", "link", "show", PORT])
+                .output()
+                .unwrap()
+        };
+        while !String::from_utf8_lossy(&show().stdout).contains("state forwarding") {
+            assert!(Instant::now() < deadline, "{PORT} does not forward");
+            thread::sleep(Duration::from_millis(5));
+        }
+    })
+    .await
+    .unwrap();
     Host {
         container,
         tap: Arc::new(tap),
@@ -222,6 +242,20 @@ impl Host {
         assert!(readable(&*self.tap, PATIENCE), "nothing from the TAP");
         let len = (&*self.tap).read(&mut buffer).unwrap();
         buffer[VNET..len].to_vec()
+    }
+
+    /// A frame by VXLAN from a neighbour's address, between two peers.
+    async fn vxlan(&self, from: &'static str, (dst, src): (u16, u16), ttl: u32, frame: &[u8]) {
+        let vni = (u32::from(dst) << 12 | u32::from(src)) << 8;
+        let packet = [&[8, 0, 0, 0][..], &vni.to_be_bytes(), frame].concat();
+        self.ns
+            .run(move || {
+                let socket = UdpSocket::bind((from, 0)).unwrap();
+                socket.set_ttl(ttl).unwrap();
+                socket.send_to(&packet, "127.0.0.1:6784").unwrap();
+            })
+            .await
+            .unwrap();
     }
 
     fn write(&self, frame: &[u8]) {
@@ -356,17 +390,10 @@ async fn frames_go_through_the_tap_unharmed() {
         "the TAP puts the tag 12 bytes after the start"
     );
 
-    // A neighbour on the fast path (0xddd) sends what is for one on sleeve.
+    // A neighbour on the fast path sends what is for one on sleeve.
     let relayed = frame(MAC_B, [2, 0, 0, 0, 0, 0xd], "relayed");
-    let vxlan = [&[8, 0, 0, 0, 0x0b, 0x2d, 0xdd, 0][..], &relayed].concat();
-    host.ns
-        .run(move || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.send_to(&vxlan, "127.0.0.1:6784").unwrap();
-        })
-        .await
-        .unwrap();
-    assert_eq!(host.read(), with_prefix(0, B, 0xddd, &relayed));
+    host.vxlan("127.0.0.1", (B, NEIGHBOUR), 64, &relayed).await;
+    assert_eq!(host.read(), with_prefix(0, B, NEIGHBOUR, &relayed));
 
     for (vid, src) in [(A, [2, 0, 0, 0, 0, 1]), (0x999, [2, 0, 0, 0, 0, 2])] {
         host.write(&with_tag(&frame(MAC_A, src, "refused"), vid));
@@ -378,6 +405,30 @@ async fn frames_go_through_the_tap_unharmed() {
     assert_eq!((counters.drop_own_source, counters.drop_unknown_source), (1, 1));
     assert_eq!((counters.to_sleeve, counters.from_sleeve), (2, 3));
     assert_eq!((counters.flood_sleeve, counters.relay_sleeve), (2, 1));
+}
+
+/// Topologies that disagree must not send a frame round in circles: it goes on only if it comes from the
+/// neighbour that the tree of its origin says, and not for ever.
+#[tokio::test]
+async fn floods_that_go_astray_go_no_further() {
+    if !is_root("floods_that_go_astray_go_no_further") {
+        return;
+    }
+    let host = host("astray", A, MAC_A, &[B]).await;
+    let socket = host.socket().await;
+    let flood = |text| frame([0xff; 6], MAC_B, text);
+    let here = async |text, from, ttl| {
+        host.vxlan(from, (A, B), ttl, &flood(text)).await;
+        assert_eq!(receive(&socket), flood(text), "our own containers have it anyway");
+    };
+    here("from another", "127.0.0.2", 64).await;
+    here("for too long", "127.0.0.1", 1).await;
+    host.write(&with_tag(&flood("by sleeve from another"), B | LEAF_TAG));
+    assert_eq!(receive(&socket), flood("by sleeve from another"));
+    here("in order", "127.0.0.1", 64).await;
+    assert_eq!(host.read(), with_prefix(0, A, B, &flood("in order")));
+    let counters = host.datapath.counters().unwrap();
+    assert_eq!((counters.flood_astray, counters.drop_ttl), (2, 1));
 }
 
 /// What a worker does to a frame between two TAPs. Returns whether it was a super-packet.

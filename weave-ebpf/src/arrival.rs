@@ -1,15 +1,16 @@
 //! What comes from other peers, by whichever way: may it, whose is it, and who on this host gets it.
 
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, MacEntry};
+use weave_common::{Config, MacEntry, Sender};
 
-use crate::maps::{self, Neighbour, count, mac};
+use crate::maps::{self, count, mac};
 use crate::packet::{DROP, Eth, OK, is_group, redirect_peer};
+use crate::encap::TTL;
 use crate::{flood, learn};
 
 /// The neighbour at `ip`, if it may send us frames of peer `src` by VXLAN. Refusals are counted.
 #[inline(always)]
-pub fn sender(config: &Config, ip: [u8; 4], src: u32) -> Option<Neighbour> {
+pub fn sender(config: &Config, ip: [u8; 4], src: u32) -> Option<&'static Sender> {
     if config.flags & Config::ENABLED == 0 {
         count!(drop_stopped);
         return None;
@@ -39,10 +40,19 @@ pub fn learn(config: &Config, address: [u8; 6], src: u32) -> bool {
     true
 }
 
+/// By which way a frame came, as far as it matters for where it goes next.
+#[derive(Clone, Copy)]
+pub enum Onward {
+    /// By VXLAN, from this neighbour (short ID), with this TTL.
+    Fastdp { from: u32, ttl: u8 },
+    /// By sleeve, from the neighbour that the tree of its origin says, unless it is a `leaf`.
+    Sleeve { leaf: bool },
+}
+
 /// A frame of peer `src` for this host, without outer headers: straight into its container, else to
-/// the bridge; what is for more than one goes on along the tree of `src`.
+/// the bridge; what is for more than one goes on along the tree of `src`, unless `onward` says otherwise.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, config: &Config, eth: &Eth, src: u32, sleeve: bool) -> i32 {
+pub fn deliver(ctx: &TcContext, config: &Config, eth: &Eth, src: u32, onward: Onward) -> i32 {
     if !learn(config, eth.src, src) {
         return DROP;
     }
@@ -51,16 +61,20 @@ pub fn deliver(ctx: &TcContext, config: &Config, eth: &Eth, src: u32, sleeve: bo
         && to.flags & MacEntry::LOCAL != 0
     {
         if to.ifindex != 0 {
-            if sleeve {
-                count!(from_sleeve);
-            } else {
-                count!(decap_device);
+            match onward {
+                Onward::Fastdp { .. } => count!(decap_device),
+                Onward::Sleeve { .. } => count!(from_sleeve),
             }
             return redirect_peer(ctx, to.ifindex);
         }
     } else {
         count!(flood_relay);
-        flood::copies(ctx, src);
+        match onward {
+            // The TTL goes down, so a loop ends (W13).
+            Onward::Fastdp { from, ttl } => flood::copies(ctx, src, from, ttl.saturating_sub(1)),
+            Onward::Sleeve { leaf: false } => flood::copies(ctx, src, flood::CHECKED, TTL),
+            Onward::Sleeve { leaf: true } => count!(flood_astray),
+        }
     }
     count!(bridge_in);
     OK

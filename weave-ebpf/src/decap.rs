@@ -6,14 +6,14 @@ use aya_ebpf::bindings::{
 use aya_ebpf::programs::TcContext;
 use weave_common::OVERHEAD;
 
-use crate::maps::{Neighbour, count};
+use crate::maps::count;
 use crate::packet::{DROP, ETH_P_IPV6, Eth, NEXT, redirect_peer, store};
 
 const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
 
 /// Takes the outer headers off an IP frame and hands it to the container behind `ifindex`.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, sender: Neighbour, inner: &Eth, ifindex: u32) -> i32 {
+pub fn deliver(ctx: &TcContext, inner: &Eth, ifindex: u32) -> i32 {
     let ipv6 = if inner.proto() == ETH_P_IPV6 {
         u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV6)
     } else {
@@ -37,6 +37,5 @@ pub fn deliver(ctx: &TcContext, sender: Neighbour, inner: &Eth, ifindex: u32) ->
         return DROP;
     }
     count!(decap);
-    sender.received(ctx.len());
     redirect_peer(ctx, ifindex)
 }

@@ -40,7 +40,7 @@ pub fn from_bridge(ctx: &TcContext) -> i32 {
         }
     }
     count!(flood);
-    flood::copies(ctx, config.short_id);
+    flood::copies(ctx, config.short_id, flood::CHECKED, encap::TTL);
     DROP
 }
 
@@ -61,7 +61,7 @@ fn to_peer(ctx: &TcContext, config: &Config, dst: u32) -> i32 {
         count!(to_sleeve);
         return sleeve::hand_over(ctx, config, dst, config.short_id);
     }
-    if !encap::set_key(ctx, config, hop, (dst, config.short_id), fragment) {
+    if !encap::set_key(ctx, hop, dst, config.short_id, encap::TTL, fragment) {
         count!(drop_error);
         return DROP;
     }

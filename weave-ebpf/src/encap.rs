@@ -8,9 +8,9 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_redirect_neigh, bpf_skb_set_tunnel_key};
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, NextHop, OVERHEAD};
+use weave_common::{NextHop, OVERHEAD};
 
-use crate::maps::{count, sent};
+use crate::maps::{count, used};
 use crate::packet::{DROP, Eth, Ipv4, Outer, Udp, Vxlan, redirect, store, vni};
 
 /// `BPF_ADJ_ROOM_ENCAP_L2(14)`: the inner Ethernet header alone. GSO looks for the inner frame
@@ -25,9 +25,12 @@ const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
 /// Network cards segment only tunnels that are marked so.
 const MARKED: u64 = FLAGS | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64;
 
+/// Of what begins here.
+pub const TTL: u8 = 64;
+
 /// Writes the VXLAN header around an IP frame and sends it out of the underlay interface.
 #[inline(always)]
-pub fn send(ctx: &TcContext, config: &Config, inner: &Eth, hop: &NextHop, dst: u32) -> i32 {
+pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> i32 {
     // SAFETY: plain helper call. Taken before the encapsulation, so it is the inner flow's.
     let hash = unsafe { bpf_get_hash_recalc(ctx.skb.skb) };
     // Ephemeral range, as the kernel's own choice is (RFC 7348 section 5).
@@ -47,7 +50,7 @@ pub fn send(ctx: &TcContext, config: &Config, inner: &Eth, hop: &NextHop, dst: u
         total_len: (udp_len.wrapping_add(20)).to_be_bytes(),
         id: [0; 2],
         frag_off: [0x40, 0],
-        ttl: 64,
+        ttl: TTL,
         protocol: crate::packet::IPPROTO_UDP,
         checksum: [0; 2],
         src: hop.local_ip,
@@ -67,7 +70,7 @@ pub fn send(ctx: &TcContext, config: &Config, inner: &Eth, hop: &NextHop, dst: u
             len: udp_len.to_be_bytes(),
             checksum: [0; 2],
         },
-        vxlan: Vxlan::new(dst, config.short_id),
+        vxlan: Vxlan::new(dst, src),
         inner: *inner,
     };
     if !store(ctx, &outer) {
@@ -75,14 +78,13 @@ pub fn send(ctx: &TcContext, config: &Config, inner: &Eth, hop: &NextHop, dst: u
         return DROP;
     }
     count!(encap);
-    out(config, hop, inner_len)
+    out(hop)
 }
 
-/// Out of the underlay interface, a frame of `bytes` without outer headers; the outer Ethernet header is in place
-/// if its addresses are known.
+/// Out of the underlay interface; the outer Ethernet header is in place if its addresses are known.
 #[inline(always)]
-pub fn out(config: &Config, hop: &NextHop, bytes: u32) -> i32 {
-    sent(config, hop.via, bytes);
+pub fn out(hop: &NextHop) -> i32 {
+    used(hop.via);
     if hop.flags & NextHop::HAS_MACS != 0 {
         return redirect(hop.ifindex);
     }
@@ -91,18 +93,18 @@ pub fn out(config: &Config, hop: &NextHop, bytes: u32) -> i32 {
 }
 
 /// Attaches the tunnel key with which the VXLAN device of `hop` will send the frame.
-/// The frame is for the first of `peers` and from the second; `fragment` allows the outer packet to be fragmented.
+/// `fragment` allows the outer packet to be fragmented.
 #[inline(always)]
-pub fn set_key(ctx: &TcContext, config: &Config, hop: &NextHop, peers: (u32, u32), fragment: bool) -> bool {
-    sent(config, hop.via, ctx.len());
+pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, ttl: u8, fragment: bool) -> bool {
+    used(hop.via);
     // Spelt out, as a call of memset in a loop over many hops costs the verifier its patience.
     let mut key = bpf_tunnel_key {
-        tunnel_id: vni(peers.0, peers.1),
+        tunnel_id: vni(dst, src),
         __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 {
             remote_ipv6: [u32::from_be_bytes(hop.remote_ip), 0, 0, 0],
         },
         tunnel_tos: 0,
-        tunnel_ttl: 64,
+        tunnel_ttl: ttl,
         __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
         tunnel_label: 0,
         __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 {

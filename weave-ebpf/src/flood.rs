@@ -5,17 +5,29 @@ use aya_ebpf::programs::TcContext;
 use weave_common::{FLOOD_SLEEVE, KEYED, MAX_FLOOD_HOPS, NextHop};
 
 use crate::encap::set_key;
-use crate::maps::{FLOODS, config, count, usable};
+use crate::maps::{FLOODS, count, usable};
 use crate::packet::{priority, set_priority, set_tc_index, tc_index};
 use crate::sleeve;
 
-/// Sends a copy of the frame to each next hop of `origin`'s tree.
+/// Whom a flood came from: ourselves, or sleeve, where userspace has looked at the tree.
+pub const CHECKED: u32 = 0;
+
+/// Sends a copy of the frame to each next hop of `origin`'s tree, if the neighbour `from` is the one that
+/// passes floods of `origin` on to us: from another they could go round in circles (W13).
 #[inline(always)]
-pub fn copies(ctx: &TcContext, origin: u32) {
+pub fn copies(ctx: &TcContext, origin: u32, from: u32, ttl: u8) {
     // SAFETY: as in `maps::mac`; a change while we read sends a copy more or less.
     let Some(hops) = (unsafe { FLOODS.get(origin) }) else {
         return;
     };
+    if from != CHECKED && from != hops.from {
+        count!(flood_astray);
+        return;
+    }
+    if ttl == 0 {
+        count!(drop_ttl);
+        return;
+    }
     let (mark, former) = (tc_index(ctx) as u16, priority(ctx));
     set_tc_index(ctx, KEYED);
     for index in 0..MAX_FLOOD_HOPS {
@@ -24,7 +36,7 @@ pub fn copies(ctx: &TcContext, origin: u32) {
         }
         let neighbour = u32::from(hops.hops[index]);
         // SAFETY: a BPF-to-BPF call with our own context.
-        unsafe { flood_copy(ctx.skb.skb, neighbour, origin) };
+        unsafe { flood_copy(ctx.skb.skb, neighbour, origin, u32::from(ttl)) };
     }
     set_tc_index(ctx, mark);
     set_priority(ctx, former);
@@ -38,7 +50,7 @@ pub fn copies(ctx: &TcContext, origin: u32) {
 /// `skb` is the context of the running program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin: u32) -> i32 {
+pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin: u32, ttl: u32) -> i32 {
     let ctx = TcContext::new(skb);
     if neighbour == u32::from(FLOOD_SLEEVE) {
         if sleeve::copy(&ctx, origin) {
@@ -52,8 +64,7 @@ pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin:
     let Some(hop) = usable(neighbour).filter(|hop| hop.flags & NextHop::SLEEVE == 0) else {
         return 0;
     };
-    let Some(config) = config() else { return 0 };
-    if set_key(&ctx, config, hop, (neighbour, origin), true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {
+    if set_key(&ctx, hop, neighbour, origin, ttl as u8, true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {
         count!(flood_copies);
     } else {
         count!(drop_error);

@@ -1,10 +1,10 @@
 //! The maps, filled by the controller (and `MACS` by learning), and what reads them in one line.
 
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use weave_common::{
     Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
-    Sender, Sent,
+    Sender,
 };
 
 #[btf_map]
@@ -22,16 +22,16 @@ pub static PEERS: HashMap<u32, NextHop, { MAX_PEERS as usize }> = HashMap::new()
 #[btf_map]
 pub static FLOODS: HashMap<u32, FloodHops, { MAX_PEERS as usize }> = HashMap::new();
 
-/// Outer source address -> neighbour, and what it has sent.
+/// Outer source address -> neighbour.
 #[btf_map]
-pub static SENDERS: PerCpuHashMap<[u8; 4], Sender, { MAX_PEERS as usize }> = PerCpuHashMap::new();
+pub static SENDERS: HashMap<[u8; 4], Sender, { MAX_PEERS as usize }> = HashMap::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
-/// Neighbour (short ID) -> what has left for it.
+/// Neighbour (short ID) -> 1 once a frame has left for it; the controller sets it back to 0.
 #[btf_map]
-pub static TRAFFIC: PerCpuArray<Sent, { MAX_PEERS as usize }> = PerCpuArray::new();
+pub static TRAFFIC: Array<u32, { MAX_PEERS as usize }> = Array::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Heartbeat, { EVENT_RING as usize }> = RingBuf::new();
@@ -79,47 +79,22 @@ pub fn usable(short_id: u32) -> Option<&'static NextHop> {
     hop
 }
 
-/// The neighbour with an address.
-#[derive(Clone, Copy)]
-pub struct Neighbour {
-    /// Its short ID.
-    pub short_id: u32,
-    entry: *mut Sender,
-}
-
-impl Neighbour {
-    /// It has sent a frame of `bytes`, without the outer headers.
-    #[inline(always)]
-    pub fn received(self, bytes: u32) {
-        // SAFETY: this CPU's copy of the entry, as in `count`; see `mac` for entries that are replaced.
-        unsafe {
-            (*self.entry).packets += 1;
-            (*self.entry).bytes += u64::from(bytes);
-        }
-    }
-}
-
 /// The neighbour with this address.
 #[inline(always)]
-pub fn sender(address: [u8; 4]) -> Option<Neighbour> {
-    let entry = SENDERS.get_ptr_mut(address)?;
+pub fn sender(address: [u8; 4]) -> Option<&'static Sender> {
     // SAFETY: as in `mac`.
-    let short_id = unsafe { (*entry).short_id };
-    Some(Neighbour { short_id, entry })
+    unsafe { SENDERS.get(address) }
 }
 
-/// A frame of `bytes`, without outer headers, leaves for the neighbour `via`. The first one since the clock was
-/// stepped wakes the controller, which watches a path closely only while it is used.
+/// A frame leaves for the neighbour `via`. The first one after a pause wakes the controller, which
+/// watches a path closely only while it is used; the others cost one load.
 #[inline(always)]
-pub fn sent(config: &Config, via: u32, bytes: u32) {
+pub fn used(via: u32) {
     if let Some(slot) = TRAFFIC.get_ptr_mut(via) {
-        // SAFETY: this CPU's copy, as in `count`.
+        // SAFETY: an aligned integer of the map; two CPUs at once tell the controller twice.
         unsafe {
-            (*slot).packets += 1;
-            (*slot).bytes += u64::from(bytes);
-            let now = config.clock_s.wrapping_add(1);
-            if (*slot).told != now && EVENTS.output(Heartbeat::traffic(via), 0).is_ok() {
-                (*slot).told = now;
+            if *slot == 0 && EVENTS.output(Heartbeat::traffic(via), 0).is_ok() {
+                *slot = 1;
             }
         }
     }

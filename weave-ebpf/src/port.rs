@@ -68,9 +68,9 @@ fn to_peer(ctx: &TcContext, config: &Config, eth: &Eth, dst: u32) -> i32 {
         return sleeve::hand_over(ctx, config, dst, config.short_id);
     }
     if ip && !fragment && hop.flags & NextHop::ENCRYPTED == 0 {
-        return encap::send(ctx, config, eth, hop, dst);
+        return encap::send(ctx, eth, hop, dst, config.short_id);
     }
-    if !encap::set_key(ctx, config, hop, (dst, config.short_id), fragment) {
+    if !encap::set_key(ctx, hop, dst, config.short_id, encap::TTL, fragment) {
         count!(drop_error);
         return DROP;
     }

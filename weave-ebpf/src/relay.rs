@@ -1,14 +1,14 @@
 //! Sending on what is for another peer: the outer addresses change, the VNI stays (wire.md 8.11).
 
-use weave_common::{Config, NextHop};
+use weave_common::{Config, NextHop, Sender};
 
-use crate::maps::{Neighbour, count, usable};
+use crate::maps::{count, usable};
 use crate::packet::{Eth, Ipv4, Outer, Udp};
 
 /// Where to, or `None` when it must be dropped (already counted). `sender` is the neighbour at `ip`
 /// that sent it with this `ttl`.
 #[inline(always)]
-pub fn next_hop(sender: Neighbour, ip: [u8; 4], ttl: u8, dst: u32) -> Option<&'static NextHop> {
+pub fn next_hop(sender: &Sender, ip: [u8; 4], ttl: u8, dst: u32) -> Option<&'static NextHop> {
     let hop = usable(dst)?;
     // Never back to the sender: disagreeing topologies would play ball (W13).
     if is_back(hop, sender, ip) {
@@ -23,7 +23,7 @@ pub fn next_hop(sender: Neighbour, ip: [u8; 4], ttl: u8, dst: u32) -> Option<&'s
 }
 
 #[inline(always)]
-fn is_back(hop: &NextHop, sender: Neighbour, ip: [u8; 4]) -> bool {
+fn is_back(hop: &NextHop, sender: &Sender, ip: [u8; 4]) -> bool {
     if hop.flags & NextHop::SLEEVE != 0 {
         hop.via == sender.short_id
     } else {

@@ -6,13 +6,14 @@
 
 use aya_ebpf::helpers::generated::bpf_skb_change_head;
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, KEYED, SleevePrefix};
+use weave_common::{Config, KEYED, LEAF_TAG, SleevePrefix};
 
 use crate::maps::{config, count};
 use crate::packet::{
     DROP, OK, eth, ifindex, priority, redirect, set_priority, set_tc_index, store, tagged, tc_index, vni,
     vni_peers,
 };
+use crate::arrival::Onward;
 use crate::{arrival, departure};
 
 /// To userspace, for peer `dst`; `dst` is ourselves for a flood.
@@ -80,7 +81,8 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         return OK;
     }
     // SAFETY: reading a context field.
-    let src = unsafe { (*ctx.skb.skb).vlan_tci } & 0xfff;
+    let tag = unsafe { (*ctx.skb.skb).vlan_tci };
+    let (src, leaf) = (tag & 0xfff, tag & u32::from(LEAF_TAG) != 0);
     // SAFETY: plain helper call. A container's own tag, if any, takes the place of the one removed.
     if unsafe { aya_ebpf::helpers::generated::bpf_skb_vlan_pop(ctx.skb.skb) } != 0 {
         count!(drop_error);
@@ -97,5 +99,5 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         count!(drop_own_source);
         return DROP;
     }
-    arrival::deliver(ctx, config, &eth, src, true)
+    arrival::deliver(ctx, config, &eth, src, Onward::Sleeve { leaf })
 }

@@ -1,7 +1,7 @@
 //! What arrives on an underlay interface.
 
 use aya_ebpf::programs::TcContext;
-use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry, NextHop, OVERHEAD};
+use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry, NextHop};
 
 use crate::maps::{EVENTS, config, count, mac};
 use crate::packet::{
@@ -67,9 +67,7 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
             return DROP;
         }
         count!(relay);
-        let bytes = ctx.len() - OVERHEAD;
-        sender.received(bytes);
-        return encap::out(config, hop, bytes);
+        return encap::out(hop);
     }
     let inner = outer.inner;
     if !arrival::learn(config, inner.src, src) {
@@ -81,7 +79,7 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
         && to.flags & MacEntry::LOCAL != 0
         && to.ifindex != 0
     {
-        return decap::deliver(ctx, sender, &inner, to.ifindex);
+        return decap::deliver(ctx, &inner, to.ifindex);
     }
     count!(to_stack);
     NEXT

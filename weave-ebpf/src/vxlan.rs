@@ -7,6 +7,7 @@ use weave_common::{Config, HEARTBEAT_MIN, KEYED, NextHop};
 
 use crate::maps::{config, count};
 use crate::packet::{DROP, ETH_LEN, OK, eth, redirect, set_tc_index, tc_index, vni_peers};
+use crate::arrival::Onward;
 use crate::{arrival, departure, encap, relay, sleeve, underlay};
 
 /// What came up the host's stack: floods, ARP, and what only this device can receive.
@@ -39,21 +40,23 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         let Some(hop) = relay::next_hop(neighbour, ip, key.tunnel_ttl, dst) else {
             return DROP;
         };
-        neighbour.received(ctx.len());
-        return send_on(ctx, config, hop, dst, src);
+        return send_on(ctx, config, hop, dst, src, key.tunnel_ttl - 1);
     }
-    neighbour.received(ctx.len());
-    arrival::deliver(ctx, config, &eth, src, false)
+    let onward = Onward::Fastdp {
+        from: neighbour.short_id,
+        ttl: key.tunnel_ttl,
+    };
+    arrival::deliver(ctx, config, &eth, src, onward)
 }
 
 /// For another peer, decrypted or otherwise only visible here.
 #[inline(always)]
-fn send_on(ctx: &TcContext, config: &Config, hop: &NextHop, dst: u32, src: u32) -> i32 {
+fn send_on(ctx: &TcContext, config: &Config, hop: &NextHop, dst: u32, src: u32, ttl: u8) -> i32 {
     if hop.flags & NextHop::SLEEVE != 0 {
         count!(relay_sleeve);
         return sleeve::hand_over(ctx, config, dst, src);
     }
-    if !encap::set_key(ctx, config, hop, (dst, src), true) {
+    if !encap::set_key(ctx, hop, dst, src, ttl, true) {
         count!(drop_error);
         return DROP;
     }

@@ -4,9 +4,9 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
-use weave_common::{Config, NextHop, OVERHEAD};
+use weave_common::{Config, NextHop};
 
-use crate::maps::{config, count, sender, sent};
+use crate::maps::{config, count, sender, used};
 use crate::packet::{Outer, at, vni_peers};
 use crate::relay::{self, Headers};
 
@@ -18,10 +18,10 @@ pub fn run(ctx: &XdpContext) -> u32 {
     if !relay::is_ours(config, outer) || outer.inner.is_special() {
         return XDP_PASS;
     }
-    let Some(sender) = sender(outer.ip.src) else {
+    if sender(outer.ip.src).is_none() {
         count!(drop_xdp_unknown_sender);
         return XDP_DROP;
-    };
+    }
     let (dst, src) = vni_peers(outer.vxlan.vni());
     let relays = config.flags & (Config::XDP_RELAY | Config::ENABLED) == Config::XDP_RELAY | Config::ENABLED;
     // Whatever cannot be done here is for the tc program, which also counts the refusals.
@@ -46,10 +46,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: in bounds as just checked; nothing else refers to these bytes any more.
     unsafe { *(start as *mut Headers) = headers };
     count!(xdp_relay);
-    // All of the packet is here: where it may not be, nothing is relayed in XDP.
-    let bytes = (ctx.data_end() - ctx.data()) as u32 - OVERHEAD;
-    sender.received(bytes);
-    sent(config, hop.via, bytes);
+    used(hop.via);
     // SAFETY: reading a context field; plain helper call.
     unsafe {
         if hop.ifindex == (*ctx.ctx).ingress_ifindex {

@@ -94,6 +94,8 @@ enum Task {
 enum BenchInstead {
     /// The control plane: allocations, joining, gossip, memory; table and target/bench-control.json
     Control(bench::control::Arguments),
+    /// WeaveDNS against dnsmasq: questions a second, latencies; table and target/bench-dns.json
+    Dns(bench::dns::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -109,6 +111,10 @@ fn main() -> ExitCode {
             instead: Some(BenchInstead::Control(arguments)),
             ..
         } => bench::control::run(arguments),
+        Task::Bench {
+            instead: Some(BenchInstead::Dns(arguments)),
+            ..
+        } => bench::dns::run(&arguments),
         Task::Bench {
             rounds, quick, built, ..
         } => bench::run(rounds, quick, built),

@@ -170,7 +170,7 @@ impl<'a> World<'a> {
             Action::Lose(host) => {
                 self.leave(*host)?;
                 self.host(*host)?.kill_daemon()?;
-                self.host(*host)?.weave(&["reset"])?.ok().map(drop)
+                self.host(*host)?.weave(&["reset", "--force"])?.ok().map(drop)
             }
             Action::Remove { by, gone } => self.remove(*by, *gone),
             Action::Join(host) => {

@@ -24,6 +24,7 @@ use super::overlays::Overlays;
 use super::requests::Waiting;
 use super::saver::Saver;
 use crate::cli::launch::LaunchOptions;
+use crate::dns;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::ipam::talk::{self, Talk};
@@ -32,6 +33,7 @@ use crate::mesh::claim::Claim;
 use crate::mesh::core::{Input, Introduction, Mesh, Output};
 use crate::mesh::handshake::Features;
 use crate::mesh::name::PeerName;
+use crate::mesh::routes::Tree;
 use crate::mesh::{ConnId, Now};
 use crate::net::Netlink;
 use crate::net::watch::Watcher;
@@ -96,6 +98,8 @@ pub struct Parts {
     pub store: Store,
     /// What carries frames.
     pub overlays: Overlays,
+    /// WeaveDNS's server, unless disabled.
+    pub resolver: Option<dns::server::Handle>,
     /// Into the host's namespace.
     pub nl: Netlink,
     /// Said in handshakes.
@@ -126,8 +130,9 @@ pub struct Daemon {
     pub(super) waiting: Waiting,
     pub(super) started: Instant,
     pub(super) forwarding: Forwarding,
-    pub(super) floods: BTreeMap<PeerName, Vec<PeerName>>,
+    pub(super) floods: BTreeMap<PeerName, Tree>,
     pub(super) connections: Connections,
+    pub(super) resolver: Option<dns::server::Handle>,
     pub(super) nl: Netlink,
     ours: OurFeatures,
     pub(super) events: Events,
@@ -182,6 +187,7 @@ impl Daemon {
             channels,
             store,
             overlays,
+            resolver,
             nl,
             ours,
             mtu,
@@ -219,6 +225,7 @@ impl Daemon {
             started: Instant::now(),
             floods: BTreeMap::new(),
             connections,
+            resolver,
             nl,
             ours,
             events: events.0,

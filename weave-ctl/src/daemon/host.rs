@@ -47,6 +47,7 @@ impl Daemon {
             }
             Change::Address => {
                 self.close_homeless().await?;
+                self.dns_subnets().await;
                 self.due.resolve = Now::ZERO;
             }
             Change::Route => self.due.resolve = Now::ZERO,
@@ -56,6 +57,7 @@ impl Daemon {
             Change::Lost => {
                 self.scan_ports().await?;
                 self.close_homeless().await?;
+                self.dns_subnets().await;
                 self.due.resolve = Now::ZERO;
             }
         }

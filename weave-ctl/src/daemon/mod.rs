@@ -3,6 +3,7 @@
 mod chores;
 mod connections;
 mod core;
+mod dns;
 mod event;
 mod gate;
 mod handle;

@@ -14,7 +14,7 @@ use crate::mesh::{ConnId, Now};
 use crate::overlay::fastdp::heartbeat::Received;
 use crate::overlay::fastdp::maps;
 use crate::overlay::forwarding::{Best, View};
-use crate::overlay::sleeve::{Hop, NewLink, Session, Tables};
+use crate::overlay::sleeve::{FloodTree, Hop, NewLink, Session, Tables};
 use crate::overlay::switch::Action;
 
 impl Daemon {
@@ -227,7 +227,16 @@ impl Daemon {
             floods: view
                 .floods
                 .iter()
-                .map(|(origin, via)| (*origin, via.iter().filter_map(with_hop).collect()))
+                .map(|(origin, tree)| {
+                    let hops = tree.to.iter().filter_map(with_hop).collect();
+                    (
+                        *origin,
+                        FloodTree {
+                            from: tree.from,
+                            hops,
+                        },
+                    )
+                })
                 .collect(),
         }
     }

@@ -118,9 +118,9 @@ impl Daemon {
                 .collect(),
             broadcast_routes: broadcast_routes
                 .into_iter()
-                .map(|(source, via)| report::BroadcastRoute {
+                .map(|(source, tree)| report::BroadcastRoute {
                     source: source.to_string(),
-                    via: via.iter().map(ToString::to_string).collect(),
+                    via: tree.to.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
             connections: self.connections(),
@@ -161,44 +161,14 @@ impl Daemon {
     }
 
     fn connections(&self) -> Vec<Connection> {
-        let fastdp = self.fastdp_traffic();
         self.mesh
             .connections_status(self.now())
             .into_iter()
-            .map(|status| self.connection(status, &fastdp))
+            .map(|status| self.connection(status))
             .collect()
     }
 
-    /// What neighbours sent and got on the fast path.
-    fn fastdp_traffic(&self) -> BTreeMap<PeerName, report::Traffic> {
-        let Ok(datapath) = &self.overlays.fastdp else {
-            return BTreeMap::new();
-        };
-        let remotes = self.neighbours.iter().map(|(_, neighbour)| neighbour.remote);
-        let ids: BTreeMap<u32, PeerName> = remotes
-            .filter_map(|remote| Some((self.mesh.short_id_of(remote)?.get().into(), remote)))
-            .collect();
-        let traffic = datapath.traffic(&ids.keys().copied().collect());
-        let named = traffic
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(id, traffic)| {
-                let traffic = report::Traffic {
-                    packets_in: traffic.packets_in,
-                    bytes_in: traffic.bytes_in,
-                    packets_out: traffic.packets_out,
-                    bytes_out: traffic.bytes_out,
-                };
-                Some((*ids.get(&id)?, traffic))
-            });
-        named.collect()
-    }
-
-    fn connection(
-        &self,
-        status: ConnectionStatus,
-        fastdp: &BTreeMap<PeerName, report::Traffic>,
-    ) -> Connection {
+    fn connection(&self, status: ConnectionStatus) -> Connection {
         let ConnectionStatus {
             address,
             outbound,
@@ -240,7 +210,7 @@ impl Daemon {
             round_trip_micros: conn
                 .and_then(|conn| self.connections.round_trip(conn))
                 .and_then(|time| u64::try_from(time.as_micros()).ok()),
-            traffic: self.traffic(conn, fastdp.get(&name)),
+            traffic: self.traffic(conn),
             ..self.remote(name, nick, neighbour)
         });
         Connection {
@@ -254,12 +224,8 @@ impl Daemon {
         }
     }
 
-    /// What went to and came from a neighbour, by overlay.
-    fn traffic(
-        &self,
-        conn: Option<ConnId>,
-        fastdp: Option<&report::Traffic>,
-    ) -> BTreeMap<String, report::Traffic> {
+    /// What went to and came from a neighbour, by overlay; the fast path keeps no counters of neighbours.
+    fn traffic(&self, conn: Option<ConnId>) -> BTreeMap<String, report::Traffic> {
         let engine = self.overlays.sleeve.as_ref().ok();
         let sleeve = engine.zip(conn).and_then(|(engine, conn)| engine.traffic(conn));
         let sleeve = sleeve.map(|traffic| report::Traffic {
@@ -268,9 +234,9 @@ impl Daemon {
             packets_out: traffic.packets_out,
             bytes_out: traffic.bytes_out,
         });
-        let both = [(FASTDP, fastdp.copied()), (SLEEVE, sleeve)];
-        both.into_iter()
-            .filter_map(|(overlay, traffic)| Some((overlay.to_owned(), traffic?)))
+        sleeve
+            .map(|traffic| (SLEEVE.to_owned(), traffic))
+            .into_iter()
             .collect()
     }
 

@@ -24,6 +24,8 @@ use super::overlays::Overlays;
 use crate::api::backend::Backend;
 use crate::api::http::{Guard, Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
+use crate::dns::server::Server;
+use crate::dns::zone::SharedZone;
 use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
@@ -149,8 +151,15 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     let events = Events::new();
     let made = Overlays::make(&options, &nl, &events.0, (name, short_id), mtu.bytes).await;
-    let overlays = match made {
-        Ok(overlays) => overlays,
+    let zone = SharedZone::default();
+    let made = match made {
+        Ok(overlays) => super::dns::start(&options, &nl, zone.clone())
+            .await
+            .map(|dns| (overlays, dns)),
+        Err(error) => Err(error),
+    };
+    let (overlays, dns) = match made {
+        Ok(made) => made,
         Err(error) => {
             if existing.is_none() {
                 take_away(&options, &nl).await;
@@ -225,6 +234,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         channels,
         store,
         overlays,
+        resolver: dns.as_ref().map(Server::handle),
         nl,
         ours,
         mtu,
@@ -266,6 +276,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     for server in servers {
         let _ = server.await;
+    }
+    if let Some(dns) = dns {
+        dns.stop().await;
     }
     // The next daemon needs the port.
     for task in std::iter::once(accepting).chain(following) {

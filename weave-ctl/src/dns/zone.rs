@@ -37,9 +37,9 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Sets the live answers of a name (fully qualified, with trailing dot), in storage order; with none of them
-    /// the name goes. A name that cannot be asked for (an empty or too long label) is ignored.
-    pub fn set(&mut self, name: &str, answers: Vec<Answer>) {
+    /// Sets the live answers of a name (fully qualified, with trailing dot); with none of them the name goes. Of
+    /// several with one address one is kept, rather a reachable one, rather our own. A name that cannot be asked for (an empty or too long label) is ignored.
+    pub fn set(&mut self, name: &str, mut answers: Vec<Answer>) {
         let Some(mut name) = wire(name) else {
             return;
         };
@@ -47,6 +47,8 @@ impl Zone {
         if answers.is_empty() {
             self.names.remove(&*name);
         } else {
+            answers.sort_by_key(|a| (a.addr, !a.reachable, !a.local));
+            answers.dedup_by_key(|a| a.addr);
             self.names.insert(name, answers.into());
         }
     }
@@ -60,7 +62,7 @@ impl Zone {
         };
     }
 
-    /// The addresses of a lower-cased name in wire format, in storage order; empty: no such name.
+    /// The addresses of a lower-cased name in wire format; empty: no such name.
     pub fn answers(&self, name: &[u8]) -> &[Answer] {
         self.names.get(name).map_or(&[], |answers| answers)
     }
@@ -192,7 +194,7 @@ mod tests {
             .set_reverse(answer(1).addr, Some("Seven.weave.local."));
         shared.write().set("a..b", vec![answer(1)]);
         let zone = shared.read();
-        assert_eq!(zone.answers(&key), [answer(2), answer(1)]);
+        assert_eq!(zone.answers(&key), [answer(1), answer(2)]);
         assert_eq!(
             zone.hostname(answer(1).addr),
             wire("Seven.weave.local.").as_deref()

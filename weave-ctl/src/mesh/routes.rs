@@ -14,6 +14,16 @@ pub enum Edges {
     All,
 }
 
+/// Our place in the tree along which a peer's broadcasts go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// The neighbour that passes them on to us; `None` for our own, and where none does. What comes from
+    /// another goes no further: it has another topology in mind, and frames could go round in circles (W13).
+    pub from: Option<PeerName>,
+    /// To whom we pass them on.
+    pub to: Vec<PeerName>,
+}
+
 type Graph = Vec<Vec<u32>>;
 /// First hop of each peer that was reached; the start leads to itself.
 type Hops = Vec<Option<u32>>;
@@ -29,7 +39,7 @@ pub struct Routes {
     unicast: Hops,
     unicast_all: Hops,
     weights: Vec<(PeerName, u32)>,
-    cache: HashMap<(PeerName, Edges), Vec<PeerName>>,
+    cache: HashMap<(PeerName, Edges), Tree>,
 }
 
 impl Routes {
@@ -72,8 +82,8 @@ impl Routes {
             ..Self::default()
         };
         if let Some(own) = own {
-            routes.unicast = search(&routes.established, own, None).0;
-            routes.unicast_all = search(&routes.all, own, None).0;
+            routes.unicast = search(&routes.established, own, None).hops;
+            routes.unicast_all = search(&routes.all, own, None).hops;
             routes.weights = routes.weigh(own);
         }
         routes
@@ -124,36 +134,45 @@ impl Routes {
         })
     }
 
-    /// To whom we pass on what that peer broadcasts. Computed on first use.
+    /// To whom we pass on what that peer broadcasts.
     pub fn broadcast(&mut self, origin: PeerName, edges: Edges) -> &[PeerName] {
+        self.tree(origin, edges).map_or(&[], |tree| &tree.to)
+    }
+
+    /// Computed on first use; `None` for a peer that is not known.
+    fn tree(&mut self, origin: PeerName, edges: Edges) -> Option<&Tree> {
         let known = self.names.binary_search(&origin).ok().zip(self.own);
         // The cache holds known origins only, so it cannot grow beyond the table of peers.
-        let Some((origin_number, own)) = known else {
-            return &[];
-        };
+        let (origin_number, own) = known?;
         let graph = if edges == Edges::All {
             &self.all
         } else {
             &self.established
         };
         let names = &self.names;
-        self.cache.entry((origin, edges)).or_insert_with(|| {
-            let (hops, stopped) = search(graph, origin_number as u32, Some(own));
-            let unreached = |q: &&u32| hops.get(**q as usize).is_some_and(Option::is_none);
-            let list = if stopped { neighbours(graph, own) } else { &[] };
-            list.iter()
-                .filter(unreached)
-                .filter_map(|q| names.get(*q as usize).copied())
-                .collect()
-        })
+        let tree = self.cache.entry((origin, edges)).or_insert_with(|| {
+            let found = search(graph, origin_number as u32, Some(own));
+            let unreached = |q: &&u32| found.hops.get(**q as usize).is_some_and(Option::is_none);
+            let list = if found.stopped {
+                neighbours(graph, own)
+            } else {
+                &[]
+            };
+            let name = |q: u32| names.get(q as usize).copied();
+            Tree {
+                from: found.before_stop.and_then(name),
+                to: list.iter().filter(unreached).filter_map(|q| name(*q)).collect(),
+            }
+        });
+        Some(tree)
     }
 
     /// Broadcast table for data frames of every peer that reaches us.
-    pub fn broadcasts(&mut self) -> BTreeMap<PeerName, Vec<PeerName>> {
+    pub fn broadcasts(&mut self) -> BTreeMap<PeerName, Tree> {
         let reachable: Vec<PeerName> = self.unicast().map(|(name, _)| name).collect();
         reachable
             .into_iter()
-            .map(|origin| (origin, self.broadcast(origin, Edges::Established).to_vec()))
+            .filter_map(|origin| Some((origin, self.tree(origin, Edges::Established)?.clone())))
             .collect()
     }
 
@@ -184,9 +203,19 @@ fn neighbours(graph: &Graph, of: u32) -> &[u32] {
     graph.get(of as usize).map_or(&[], Vec::as_slice)
 }
 
-/// Breadth first from a peer, each level in order of names; true when it ended at the stop peer.
-fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
+/// What [`search`] found.
+struct Found {
+    hops: Hops,
+    /// The stop peer was reached, and the search ended there.
+    stopped: bool,
+    /// Over whom it was reached.
+    before_stop: Option<u32>,
+}
+
+/// Breadth first from a peer, each level in order of names, as far as the stop peer.
+fn search(graph: &Graph, from: u32, stop: Option<u32>) -> Found {
     let mut hops: Hops = vec![None; graph.len()];
+    let mut before_stop = None;
     let mut level = vec![from];
     if let Some(start) = hops.get_mut(from as usize) {
         *start = Some(from);
@@ -195,13 +224,23 @@ fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
     while !level.is_empty() {
         if reached == graph.len() {
             // Nothing can change any more: in a full mesh this is after the first peer.
-            return (hops, stop.is_some());
+            let stopped = stop.is_some();
+            return Found {
+                hops,
+                stopped,
+                before_stop,
+            };
         }
         level.sort_unstable();
         let mut next = Vec::new();
         for peer in level {
             if stop == Some(peer) {
-                return (hops, true);
+                let stopped = true;
+                return Found {
+                    hops,
+                    stopped,
+                    before_stop,
+                };
             }
             let via = hops.get(peer as usize).copied().flatten();
             for neighbour in neighbours(graph, peer) {
@@ -209,17 +248,28 @@ fn search(graph: &Graph, from: u32, stop: Option<u32>) -> (Hops, bool) {
                     *hop = if peer == from { Some(*neighbour) } else { via };
                     next.push(*neighbour);
                     reached += 1;
+                    if stop == Some(*neighbour) {
+                        before_stop = Some(peer);
+                    }
                 }
             }
         }
         level = next;
     }
-    (hops, false)
+    let stopped = false;
+    Found {
+        hops,
+        stopped,
+        before_stop,
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::super::summary::{ConnectionSummary, PeerSummary};
     use super::*;
 
@@ -283,6 +333,43 @@ mod tests {
                     .map(|c| text(routes.broadcast(name(c), edges)))
                     .collect();
                 assert_eq!(lists, broadcast, "broadcasts at {own}");
+            }
+        }
+    }
+
+    /// Who passes a broadcast on to us is he who has us in his list.
+    #[test]
+    fn both_ends_of_a_branch_agree() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for _ in 0..50 {
+            let count = rng.random_range(2..12);
+            let all: Vec<char> = ('A'..='Z').take(count).collect();
+            let mut links: BTreeMap<char, String> = all.iter().map(|c| (*c, String::new())).collect();
+            for (at, a) in all.iter().enumerate() {
+                for b in all.get(at + 1..).unwrap().iter().filter(|_| rng.random_bool(0.3)) {
+                    links.get_mut(a).unwrap().push(*b);
+                    links.get_mut(b).unwrap().push(*a);
+                }
+            }
+            let links: Vec<(char, &str)> = links.iter().map(|(c, to)| (*c, to.as_str())).collect();
+            let trees: BTreeMap<PeerName, BTreeMap<PeerName, Tree>> = all
+                .iter()
+                .map(|c| {
+                    (
+                        name(*c),
+                        Routes::compute(&peers(*c, &links), name(*c)).broadcasts(),
+                    )
+                })
+                .collect();
+            for (own, trees_here) in &trees {
+                for (origin, tree) in trees_here {
+                    let senders: Vec<PeerName> = trees
+                        .iter()
+                        .filter(|(_, there)| there.get(origin).is_some_and(|t| t.to.contains(own)))
+                        .map(|(name, _)| *name)
+                        .collect();
+                    assert_eq!(tree.from.into_iter().collect::<Vec<_>>(), senders, "{links:?}");
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::core::{Counters, Mesh};
 use super::name::{PeerName, ShortId};
-use super::routes::Edges;
+use super::routes::{Edges, Tree};
 use super::summary::PeerSummary;
 use super::targets::State;
 use super::{ConnId, Now};
@@ -109,8 +109,8 @@ impl Mesh {
         self.routes.broadcast(origin, Edges::Established).to_vec()
     }
 
-    /// The whole broadcast table for data frames.
-    pub fn broadcast_routes(&mut self) -> BTreeMap<PeerName, Vec<PeerName>> {
+    /// Our place in every tree for data frames.
+    pub fn broadcast_routes(&mut self) -> BTreeMap<PeerName, Tree> {
         self.routes.broadcasts()
     }
 

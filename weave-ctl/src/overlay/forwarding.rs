@@ -12,6 +12,7 @@ use weave_common::{FLOOD_SLEEVE, FloodHops, MAX_FLOOD_HOPS, NextHop, Sender};
 
 use crate::mesh::Now;
 use crate::mesh::name::{PeerName, ShortId};
+use crate::mesh::routes::Tree;
 
 /// How long a vanished peer's next hop is kept: as long as a silent path is trusted (wire.md 8.6).
 pub const HOLD: Duration = Duration::from_secs(60);
@@ -71,7 +72,7 @@ pub struct View {
     /// Which of its paths each neighbour is on; absent, if none can be used.
     pub best: BTreeMap<PeerName, Best>,
     /// Where we pass on floods, by origin; our own under our own name.
-    pub floods: BTreeMap<PeerName, Vec<PeerName>>,
+    pub floods: BTreeMap<PeerName, Tree>,
     /// Our own name.
     pub own_name: Option<PeerName>,
     /// Peers that we have no connection with, and whose own record says that they have one with us. Most likely
@@ -217,13 +218,14 @@ impl Forwarding {
             view.number(name)
         };
         let mut floods = BTreeMap::new();
-        for (origin, hops) in &view.floods {
+        for (origin, tree) in &view.floods {
             let Some(origin) = number(origin) else {
                 continue;
             };
             let on_sleeve = |name: &PeerName| view.best.get(name) == Some(&Best::Sleeve);
-            let sleeve = hops.iter().any(on_sleeve);
-            let mut hops: BTreeSet<u16> = hops
+            let sleeve = tree.to.iter().any(on_sleeve);
+            let mut hops: BTreeSet<u16> = tree
+                .to
                 .iter()
                 .filter(|name| !on_sleeve(name))
                 .filter_map(number)
@@ -236,7 +238,10 @@ impl Forwarding {
                 let held = self.held.iter().filter(|(id, held)| alone(id, held));
                 hops.extend(held.filter_map(|(id, _)| u16::try_from(*id).ok()));
             }
-            let mut entry = FloodHops::default();
+            let mut entry = FloodHops {
+                from: tree.from.as_ref().and_then(number).unwrap_or_default(),
+                ..FloodHops::default()
+            };
             // First, as the last ones are cut off if there are too many.
             let hops = sleeve.then_some(FLOOD_SLEEVE).into_iter().chain(hops);
             for (slot, hop) in entry.hops.iter_mut().zip(hops) {
@@ -252,17 +257,13 @@ impl Forwarding {
     }
 
     fn senders(&self, view: &View) -> BTreeMap<[u8; 4], Sender> {
-        let sender = |short_id| Sender {
-            short_id,
-            ..Sender::default()
-        };
         let mut senders = BTreeMap::new();
         for (id, held) in &self.held {
-            senders.insert(held.hop.remote_ip, sender(*id));
+            senders.insert(held.hop.remote_ip, Sender { short_id: *id });
         }
         for (name, link) in &view.links {
             let short_id = view.peers.get(name).map_or(0, |id| id.get().into());
-            senders.insert(link.remote.octets(), sender(short_id));
+            senders.insert(link.remote.octets(), Sender { short_id });
         }
         senders
     }
@@ -332,6 +333,13 @@ mod tests {
         }
     }
 
+    fn tree(from: u64, to: &[u64]) -> Tree {
+        Tree {
+            from: Some(name(from)),
+            to: to.iter().map(|n| name(*n)).collect(),
+        }
+    }
+
     /// We are 1; 2 is a neighbour, 3 lies behind it.
     fn view() -> View {
         View {
@@ -353,7 +361,12 @@ mod tests {
             )]
             .into(),
             best: [(name(2), Best::Fastdp)].into(),
-            floods: [(name(1), vec![name(2)]), (name(2), vec![]), (name(3), vec![])].into(),
+            floods: [
+                (name(1), tree(1, &[2])),
+                (name(2), tree(2, &[])),
+                (name(3), tree(2, &[])),
+            ]
+            .into(),
             orphans: BTreeSet::new(),
         }
     }
@@ -387,7 +400,7 @@ mod tests {
         let gone = View {
             own: 101,
             own_name: Some(name(1)),
-            floods: [(name(1), vec![])].into(),
+            floods: [(name(1), tree(1, &[]))].into(),
             ..View::default()
         };
         let during = forwarding.update(at(10), &gone);
@@ -445,7 +458,7 @@ mod tests {
         both.links.insert(name(3), link(3));
         both.best.insert(name(3), Best::Fastdp);
         both.routes.insert(name(3), name(3));
-        both.floods.insert(name(1), vec![name(2), name(3)]);
+        both.floods.insert(name(1), tree(1, &[2, 3]));
         let before = forwarding.update(at(0), &both);
         let mut orphaned = View {
             orphans: [name(3)].into(),
@@ -547,8 +560,8 @@ mod tests {
             view.best.insert(name(n), Best::Fastdp);
         }
         view.best.insert(name(5), Best::Sleeve);
-        view.floods.insert(name(1), [2, 4, 5, 6].map(name).to_vec());
-        view.floods.insert(name(3), vec![name(6)]);
+        view.floods.insert(name(1), tree(1, &[2, 4, 5, 6]));
+        view.floods.insert(name(3), tree(2, &[6]));
         let tables = Forwarding::default().update(at(0), &view);
         let hops = |origin: u32| {
             let entry = &tables.floods[&origin];
@@ -556,6 +569,7 @@ mod tests {
         };
         assert_eq!(hops(101), [FLOOD_SLEEVE, 104, 106]);
         assert_eq!(hops(103), [106]);
+        assert_eq!(tables.floods[&103].from, 102);
     }
 
     #[test]

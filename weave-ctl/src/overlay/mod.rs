@@ -4,5 +4,5 @@ pub mod fastdp;
 pub mod forwarding;
 pub mod pace;
 pub mod sleeve;
-mod sockopt;
+pub(crate) mod sockopt;
 pub mod switch;

@@ -5,6 +5,7 @@
 //! compared are the ratios within a round. Sender and receiver are pinned to a core each.
 
 pub mod control;
+pub mod dns;
 mod measure;
 mod memory;
 mod paths;

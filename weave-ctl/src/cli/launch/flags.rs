@@ -1,9 +1,11 @@
 //! The options of `weave launch`, read as the original's daemon read its flags (cli.md 5).
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::duration::duration;
 use crate::cli::Failure;
 use crate::mesh::crypto::Password;
 
@@ -71,7 +73,29 @@ pub struct LaunchArgs {
     /// Give the addresses of a peer that has been unreachable for so long (1h, 30m; at least 1m) to another, if
     /// more than half of all peers with addresses agree; to be given on all peers [default: never]
     #[arg(long, value_name = "DURATION", value_parser = absence)]
-    pub(super) reclaim_after: Option<std::time::Duration>,
+    pub(super) reclaim_after: Option<Duration>,
+    /// Do without WeaveDNS
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(super) no_dns: Option<bool>,
+    /// Domain of the names that WeaveDNS knows; the same on all peers [default: weave.local.]
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) dns_domain: Option<String>,
+    /// Where WeaveDNS answers: ADDRESS:PORT, or :PORT for all addresses [default: port 53 of Docker's bridge;
+    /// without Docker of the weave bridge's addresses and of 127.0.0.1]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(super) dns_listen_address: Option<String>,
+    /// How long others may keep answers of WeaveDNS, in seconds [default: 1]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+    pub(super) dns_ttl: Option<u32>,
+    /// How long WeaveDNS waits for the servers that it passes other questions on to [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) dns_fallback_timeout: Option<Duration>,
+    /// File that names those servers; empty for none [default: /etc/resolv.conf]
+    #[arg(long, value_name = "PATH")]
+    pub(super) resolv_conf: Option<String>,
+    /// Docker's bridge [default: docker0]
+    #[arg(long, value_name = "NAME")]
+    pub(super) docker_bridge: Option<String>,
     /// XDP on the host's network cards: auto, native, generic or off [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(super) xdp: Option<crate::overlay::fastdp::xdp::Wanted>,
@@ -121,31 +145,11 @@ pub(super) fn boolean(text: &str) -> Result<bool, Box<dyn std::error::Error + Se
     }
 }
 
-/// `1h30m`, `90s`; at least a minute.
-fn absence(text: &str) -> Result<std::time::Duration, String> {
-    let mut seconds: u64 = 0;
-    let mut rest = text;
-    let parsed = loop {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = rest.split_at(digits);
-        let scale = match unit.as_bytes().first() {
-            Some(b'h') => 3600,
-            Some(b'm') => 60,
-            Some(b's') => 1,
-            _ => break None,
-        };
-        let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
-        match part.and_then(|part| seconds.checked_add(part)) {
-            Some(sum) => seconds = sum,
-            None => break None,
-        }
-        rest = unit.get(1..).unwrap_or_default();
-        if rest.is_empty() {
-            break Some(std::time::Duration::from_secs(seconds));
-        }
-    };
-    let shortest = crate::ipam::reclaim::MIN_RECLAIM_AFTER;
-    let parsed = parsed.filter(|after| (shortest.as_secs()..=10 * 365 * 86_400).contains(&after.as_secs()));
+/// At least a minute.
+fn absence(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(10 * 365 * 86_400);
+    let parsed = duration(text).ok();
+    let parsed = parsed.filter(|after| (crate::ipam::reclaim::MIN_RECLAIM_AFTER..=longest).contains(after));
     parsed.ok_or_else(|| "a duration of at least a minute, like 1h or 30m".to_owned())
 }
 

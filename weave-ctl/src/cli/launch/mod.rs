@@ -1,5 +1,7 @@
 //! `weave launch` (cli.md 4.3): options, checks, the daemon in the background or here.
 
+mod dns;
+mod duration;
 mod flags;
 mod options;
 mod other_flags;
@@ -8,6 +10,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
+pub use dns::DnsOptions;
 pub use flags::LaunchArgs;
 pub(super) use flags::{flag_error, normalised};
 pub use options::{IpamOptions, LaunchOptions, Mtu};

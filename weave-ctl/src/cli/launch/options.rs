@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
 use crate::cli::env::absolute;
@@ -52,6 +53,8 @@ pub struct LaunchOptions {
     pub trusted_subnets: TrustedSubnets,
     /// IP allocation; `None`: off.
     pub ipam: Option<IpamOptions>,
+    /// WeaveDNS; `None`: off.
+    pub dns: Option<DnsOptions>,
     /// Docker's API endpoint; empty: no Docker.
     pub docker_api: String,
     /// Control interface; empty: none.
@@ -166,6 +169,7 @@ impl LaunchOptions {
             password,
             trusted_subnets,
             ipam: ipam(&args)?,
+            dns: DnsOptions::new(&args)?,
             docker_api: args
                 .docker_api
                 .clone()

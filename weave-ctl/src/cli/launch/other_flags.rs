@@ -25,7 +25,6 @@ enum Then {
 use Takes::{Boolean, Value};
 use Then::{Note, Refuse};
 
-const NO_DNS: Then = Note("this version has no WeaveDNS");
 const NO_PROXY: Then = Note("this version has no Docker API proxy");
 const NO_PLUGIN: Then = Note("this version has no Docker plugin");
 const NO_DISCOVERY: Then = Note("there is no discovery service any more");
@@ -45,11 +44,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         Note("the fast path needs no Open vSwitch datapath"),
     ),
     ("db-prefix", Value, Note("use --data-dir")),
-    ("dns-domain", Value, NO_DNS),
-    ("dns-fallback-timeout", Value, NO_DNS),
-    ("dns-listen-address", Value, NO_DNS),
-    ("dns-ttl", Value, NO_DNS),
-    ("docker-bridge", Value, Note("Docker's bridge is left alone")),
     (
         "expect-npc",
         Boolean,
@@ -66,7 +60,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
     ),
     ("no-default-ipalloc", Boolean, NO_PROXY),
     ("no-detect-tls", Boolean, NO_PROXY),
-    ("no-dns", Boolean, NO_DNS),
     (
         "no-masq-local",
         Boolean,
@@ -105,7 +98,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         Boolean,
         Refuse("the Docker API proxy is not available in this version"),
     ),
-    ("resolv-conf", Value, NO_DNS),
     ("rewrite-inspect", Boolean, NO_PROXY),
     ("tls", Boolean, NO_PROXY),
     ("tlscacert", Value, NO_PROXY),
@@ -117,7 +109,7 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         Value,
         Refuse("there is no discovery service any more; name the peers instead"),
     ),
-    ("without-dns", Boolean, NO_DNS),
+    ("without-dns", Boolean, NO_PROXY),
 ];
 
 /// What was found on the command line.

@@ -1,6 +1,7 @@
 //! Flags, their errors, and what the options become.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::super::tests::{env, words};
 use super::super::{Command, parse};
@@ -60,7 +61,7 @@ fn defaults() {
         (ipam.default_subnet, ipam.init),
         (ipam.range, InitMode::Consensus(None))
     );
-    assert_eq!(o.paths.data_dir, std::path::Path::new("/var/lib/weave"));
+    assert_eq!(o.paths.data_dir, Path::new("/var/lib/weave"));
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn values() {
         ("/run/x.sock", "", ":9")
     );
     assert_eq!((o.docker_api.as_str(), o.bridge.as_str()), ("", "w"));
-    assert_eq!(o.paths.data_dir, std::path::Path::new("/d"));
+    assert_eq!(o.paths.data_dir, Path::new("/d"));
     assert_eq!(
         o.peers,
         ["a", "b:1", "--no-discovery=false"],
@@ -154,6 +155,14 @@ fn wrong_flags() {
             "invalid boolean value \"maybe\" for  --no-dns: invalid syntax",
         ),
         ("--dns-domain", "flag needs an argument: --dns-domain"),
+        (
+            "--dns-ttl -1",
+            "invalid value \"-1\" for flag --dns-ttl: -1 is not in 0..=2147483647",
+        ),
+        (
+            "--dns-fallback-timeout 5",
+            "invalid value \"5\" for flag --dns-fallback-timeout: time: invalid duration 5",
+        ),
     ] {
         let failure = args(text).err().unwrap_or_else(|| panic!("{text}"));
         assert_eq!(
@@ -213,6 +222,15 @@ fn start_up_errors() {
             "--ipalloc-default-subnet 10.2.0.0/16",
             "IP address allocation default subnet 10.2.0.0/16 does not overlap with allocation range 10.32.0.0/12",
         ),
+        (
+            "--dns-listen-address 172.17.0.1",
+            "Unable to start dns server: invalid DNS listen address \"172.17.0.1\": an IPv4 address and a port are \
+             wanted, like 172.17.0.1:53",
+        ),
+        (
+            "--dns-domain a..b",
+            "Unable to start dns server: invalid DNS domain \"a..b.\"",
+        ),
         // Several at once: the first of the list is told.
         (
             "--name zz --log-level loud --ipalloc-init what",
@@ -225,6 +243,31 @@ fn start_up_errors() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn dns_options() {
+    let dns = |text: &str| options(text).dns.unwrap_or_else(|| panic!("{text}"));
+    let default = dns("");
+    assert_eq!((default.domain.as_str(), default.ttl), ("weave.local.", 1));
+    assert_eq!((default.listen, default.fallback_timeout.as_secs()), (None, 5));
+    assert_eq!(default.docker_bridge, "docker0");
+    assert_eq!(
+        default.resolv_conf.as_deref(),
+        Some(Path::new("/etc/resolv.conf"))
+    );
+    let given = dns(
+        "--dns-domain Corp.example --dns-ttl 30 --dns-listen-address=:5353 --dns-fallback-timeout 1m30s \
+         --resolv-conf= --docker-bridge br0",
+    );
+    assert_eq!((given.domain.as_str(), given.ttl), ("Corp.example.", 30));
+    assert_eq!(
+        given.listen.map(|a| a.to_string()).as_deref(),
+        Some("0.0.0.0:5353")
+    );
+    assert_eq!((given.fallback_timeout.as_secs(), given.resolv_conf), (90, None));
+    assert_eq!(given.docker_bridge, "br0");
+    assert!(options("--no-dns").dns.is_none() && options("--no-dns=false").dns.is_some());
 }
 
 fn password(text: &str, variable: &str) -> Option<Password> {
@@ -369,13 +412,10 @@ fn flags_of_other_parts() {
     };
     assert_eq!(notes("--plugin=false --proxy=false --awsvpc=false"), [""; 0]);
     assert_eq!(
-        notes("--no-dns a"),
-        ["WARNING: --no-dns has no effect: this version has no WeaveDNS."]
+        notes("--hostname-match x a"),
+        ["WARNING: --hostname-match has no effect: this version has no Docker API proxy."]
     );
-    assert_eq!(
-        notes("--docker-bridge docker0 --datapath datapath --no-restart").len(),
-        3
-    );
+    assert_eq!(notes("--datapath datapath --no-restart").len(), 2);
     assert_eq!(notes("-H tcp://0.0.0.0:1 -H=unix:///x --tlsverify").len(), 2);
 }
 
@@ -403,7 +443,7 @@ fn environment() {
     let o = options_with("--port 1 --mtu auto --data-dir /e", &vars).unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(
         (o.port, o.mtu, o.paths.data_dir.as_path()),
-        (1, Mtu::Auto, std::path::Path::new("/e"))
+        (1, Mtu::Auto, Path::new("/e"))
     );
     assert_eq!(
         options_with("", &[("WEAVE_PORT", "x")]).err().map(|f| f.code),

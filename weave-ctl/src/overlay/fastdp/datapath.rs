@@ -1,6 +1,6 @@
 //! The fast path of this host: programs at interfaces and the maps they read, in one place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use weave_common::{Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey,
 
 use super::attach::{self, AttachError, Hook, Mode};
 use super::loader::{self, LoadError, XDP_PROGRAM};
-use super::maps::{Fill, Maps, MapsError, Traffic};
+use super::maps::{Fill, Maps, MapsError};
 use super::xdp;
 use crate::overlay::forwarding::Tables;
 
@@ -324,11 +324,6 @@ impl Datapath {
     /// Has a frame left for this neighbour since the last call?
     pub fn take_traffic(&mut self, short_id: u16) -> Result<bool, DatapathError> {
         Ok(self.maps.take_traffic(short_id.into())?)
-    }
-
-    /// What has gone to and come from these neighbours, by short ID.
-    pub fn traffic(&self, neighbours: &BTreeSet<u32>) -> Result<BTreeMap<u32, Traffic>, DatapathError> {
-        Ok(self.maps.traffic(neighbours)?)
     }
 
     /// How full the maps are.

@@ -9,7 +9,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weave_common::{
     Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
-    Sender, Sent,
+    Sender,
 };
 
 use super::object;
@@ -109,7 +109,7 @@ const SHAPES: [Shape; 8] = [
     Shape {
         name: "TRAFFIC",
         key: 4,
-        value: size_of::<Sent>(),
+        value: 4,
         max_entries: MAX_PEERS,
     },
     Shape {

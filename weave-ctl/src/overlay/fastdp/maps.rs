@@ -1,11 +1,11 @@
 //! The maps as typed tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use weave_common::{
-    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop, Sender, Sent,
+    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop, Sender,
 };
 
 use super::loader::maps_dir;
@@ -16,24 +16,9 @@ pub struct Maps {
     macs: HashMap<MapData, MacKey, MacEntry>,
     peers: HashMap<MapData, u32, NextHop>,
     floods: HashMap<MapData, u32, FloodHops>,
-    senders: PerCpuHashMap<MapData, [u8; 4], Sender>,
+    senders: HashMap<MapData, [u8; 4], Sender>,
     counters: PerCpuArray<MapData, Counters>,
-    traffic: PerCpuArray<MapData, Sent>,
-    /// Frames that had left for a neighbour when [`Maps::take_traffic`] looked last.
-    seen: BTreeMap<u32, u64>,
-}
-
-/// Frames and bytes between us and a neighbour on the fast path, without outer headers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Frames that left for it; a super-packet counts as one.
-    pub packets_out: u64,
-    /// Their bytes.
-    pub bytes_out: u64,
-    /// Frames that came from it; a super-packet counts as one.
-    pub packets_in: u64,
-    /// Their bytes.
-    pub bytes_in: u64,
+    traffic: Array<MapData, u32>,
 }
 
 /// A map could not be opened, read or written.
@@ -93,12 +78,6 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     Ok(gone)
 }
 
-/// The same for every CPU.
-fn per_cpu<V: aya::Pod>(value: V) -> Result<PerCpuValues<V>, MapError> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
-    Ok(PerCpuValues::try_from(vec![value; cpus])?)
-}
-
 /// How full a map is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fill {
@@ -129,7 +108,6 @@ impl Maps {
             senders: open(bpf_dir, "SENDERS")?,
             counters: open(bpf_dir, "COUNTERS")?,
             traffic: open(bpf_dir, "TRAFFIC")?,
-            seen: BTreeMap::new(),
         })
     }
 
@@ -175,15 +153,7 @@ impl Maps {
 
     /// Makes the next hops exactly these; returns the short IDs that are gone.
     pub fn sync_peers(&mut self, wanted: &BTreeMap<u32, NextHop>) -> Result<Vec<u32>, MapsError> {
-        let gone = sync(&mut self.peers, wanted).map_err(failed("PEERS"))?;
-        for id in &gone {
-            // Another peer may get the short ID.
-            self.seen.remove(id);
-            per_cpu(Sent::default())
-                .and_then(|zero| self.traffic.set(*id, zero, 0))
-                .map_err(failed("TRAFFIC"))?;
-        }
-        Ok(gone)
+        sync(&mut self.peers, wanted).map_err(failed("PEERS"))
     }
 
     /// All flood trees.
@@ -199,65 +169,20 @@ impl Maps {
         sync(&mut self.floods, wanted).map(drop).map_err(failed("FLOODS"))
     }
 
-    /// Makes the allowed senders exactly these. What has come from one is kept as long as its short ID stays.
+    /// Makes the allowed senders exactly these.
     pub fn sync_senders(&mut self, wanted: &BTreeMap<[u8; 4], Sender>) -> Result<(), MapsError> {
-        self.try_sync_senders(wanted).map_err(failed("SENDERS"))
-    }
-
-    fn try_sync_senders(&mut self, wanted: &BTreeMap<[u8; 4], Sender>) -> Result<(), MapError> {
-        let mut present = BTreeMap::new();
-        for entry in self.senders.iter() {
-            let (address, copies) = entry?;
-            present.insert(address, copies.first().map(|copy| copy.short_id));
-        }
-        for (address, sender) in wanted {
-            if present.get(address) != Some(&Some(sender.short_id)) {
-                self.senders.insert(address, per_cpu(*sender)?, 0)?;
-            }
-        }
-        for address in present.keys().filter(|address| !wanted.contains_key(*address)) {
-            ignore_missing(self.senders.remove(address))?;
-        }
-        Ok(())
-    }
-
-    fn sent(&self, short_id: u32) -> Result<(u64, u64), MapsError> {
-        let copies = self.traffic.get(&short_id, 0).map_err(failed("TRAFFIC"))?;
-        let sum = copies
-            .iter()
-            .fold((0, 0), |(n, bytes), s| (n + s.packets, bytes + s.bytes));
-        Ok(sum)
+        sync(&mut self.senders, wanted)
+            .map(drop)
+            .map_err(failed("SENDERS"))
     }
 
     /// Has a frame left for this neighbour since the last call?
     pub fn take_traffic(&mut self, short_id: u32) -> Result<bool, MapsError> {
-        let (packets, _) = self.sent(short_id)?;
-        Ok(self.seen.insert(short_id, packets).unwrap_or(0) != packets)
-    }
-
-    /// What has gone to and come from those of these neighbours that may send to us, by short ID.
-    pub fn traffic(&self, neighbours: &BTreeSet<u32>) -> Result<BTreeMap<u32, Traffic>, MapsError> {
-        let mut traffic: BTreeMap<u32, Traffic> = BTreeMap::new();
-        for id in neighbours {
-            let (packets_out, bytes_out) = self.sent(*id)?;
-            traffic.insert(
-                *id,
-                Traffic {
-                    packets_out,
-                    bytes_out,
-                    ..Traffic::default()
-                },
-            );
+        let used = self.traffic.get(&short_id, 0).map_err(failed("TRAFFIC"))? != 0;
+        if used {
+            self.traffic.set(short_id, 0, 0).map_err(failed("TRAFFIC"))?;
         }
-        for entry in self.senders.iter() {
-            let (_, copies) = entry.map_err(failed("SENDERS"))?;
-            let id = copies.first().map_or(0, |copy| copy.short_id);
-            if let Some(traffic) = traffic.get_mut(&id) {
-                traffic.packets_in += copies.iter().map(|s| s.packets).sum::<u64>();
-                traffic.bytes_in += copies.iter().map(|s| s.bytes).sum::<u64>();
-            }
-        }
-        Ok(traffic)
+        Ok(used)
     }
 
     /// How many entries the maps that grow have, and how many they can have.

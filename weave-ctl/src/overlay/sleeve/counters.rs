@@ -84,6 +84,8 @@ counters! {
     relayed_vxlan,
     /// Copies made for floods.
     flood_copies,
+    /// Floods from another neighbour than the tree of their origin says: for this host only.
+    flood_astray,
     /// Frames cut into IP fragments by us.
     fragmented,
     /// "Fragmentation needed" sent to a container.

@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::engine::{Config, Engine};
-use super::{Arrived, FrameSource, Hop, Limits, LinkState, NewLink, Session, Special, Tables};
+use super::{Arrived, FloodTree, FrameSource, Hop, Limits, LinkState, NewLink, Session, Special, Tables};
 use crate::mesh::ConnId;
 use crate::mesh::crypto::SessionKey;
 use crate::mesh::name::PeerName;
@@ -239,7 +239,10 @@ fn tables(peers: &[&Host], unicast: &[(&Host, ConnId)], floods: &[(&Host, &[(&Ho
             .collect(),
         floods: floods
             .iter()
-            .map(|(from, to)| (from.name, hops(to)))
+            .map(|(origin, to)| {
+                let from = Some(origin.name);
+                (origin.name, FloodTree { from, hops: hops(to) })
+            })
             .collect::<HashMap<_, _>>(),
         ..Tables::default()
     }
@@ -380,6 +383,34 @@ async fn relayed_by_a_third() {
         a.assert_transfer(&b, 2 << 20).await;
         assert!(relay.engine.counters().relayed > 1000);
     }
+}
+
+#[tokio::test]
+async fn a_flood_from_another_neighbour_than_expected_goes_no_further() {
+    let (Some(a), Some(b), Some(relay)) = (Host::new(1).await, Host::new(2).await, Host::new(3).await) else {
+        return;
+    };
+    a.connect(&relay, 1, false).await;
+    relay.connect(&b, 2, false).await;
+    let all = [&a, &b, &relay];
+    a.engine
+        .set_tables(tables(&all, &[(&relay, 1)], &[(&a, &[(&relay, 1)])]));
+    let mut relay_tables = tables(&all, &[(&a, 1), (&b, 2)], &[(&a, &[(&b, 2)])]);
+    // It believes that what `a` floods comes by way of `b`.
+    relay_tables.floods.get_mut(&a.name).unwrap().from = Some(b.name);
+    relay.engine.set_tables(relay_tables.clone());
+    let ear = relay.ns.run(|| packet_socket("sleeve", true)).await.unwrap();
+    a.send_raw("sleeve", datagram(1, 2, "astray")).await;
+    tag_of(&ear, "astray");
+    relay_tables.floods.get_mut(&a.name).unwrap().from = Some(a.name);
+    relay.engine.set_tables(relay_tables);
+    a.send_raw("sleeve", datagram(1, 2, "in order")).await;
+    tag_of(&ear, "in order");
+    relay
+        .wait_for("a copy", |host| host.engine.counters().flood_copies > 0)
+        .await;
+    let counters = relay.engine.counters();
+    assert_eq!((counters.flood_astray, counters.flood_copies), (1, 1));
 }
 
 #[tokio::test]
@@ -729,7 +760,11 @@ async fn relayed_to_the_fast_path() {
     let local = Ipv4Addr::new(192, 0, 2, 1);
     let fast = Hop::Vxlan { remote, local };
     relay_tables.unicast.insert(b.name, fast);
-    relay_tables.floods.insert(a.name, vec![(b.name, fast)]);
+    let tree = FloodTree {
+        from: Some(a.name),
+        hops: vec![(b.name, fast)],
+    };
+    relay_tables.floods.insert(a.name, tree);
     relay.engine.set_tables(relay_tables);
     // The kernel's own VXLAN, on the VNI of the specification's example.
     b.ip("link add fast type vxlan id 11256099 dstport 6784 local 192.0.2.2 nolearning")

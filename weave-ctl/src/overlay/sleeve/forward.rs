@@ -84,10 +84,10 @@ impl Forward {
     /// To all next hops of the tree of `ends.src`, but for the neighbour it came from (`ends.dst`
     /// when that is not ourselves).
     pub fn flood(&mut self, snapshot: &Snapshot, ends: Ends, frames: &Frames<'_>) {
-        let Some(hops) = snapshot.tables.floods.get(&ends.src) else {
+        let Some(tree) = snapshot.tables.floods.get(&ends.src) else {
             return;
         };
-        for (neighbour, hop) in hops {
+        for (neighbour, hop) in &tree.hops {
             // BPF has served the fast path.
             let ours = self.common.source == FrameSource::Bridge || matches!(hop, Hop::Sleeve(_));
             if ours && *neighbour != ends.dst {

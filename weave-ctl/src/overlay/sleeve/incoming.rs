@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use quinn_udp::RecvMeta;
+use weave_common::LEAF_TAG;
 
 use super::coalesce::{Coalescer, Sink};
 use super::counters::Cells;
@@ -47,6 +48,12 @@ struct Batch {
     learnt: Option<([u8; 6], PeerName)>,
     /// A local address.
     local: Option<[u8; 6]>,
+}
+
+/// May floods of `src` that come by this link go further?
+fn on_tree(snapshot: &Snapshot, link: &Link, src: PeerName) -> bool {
+    let tree = snapshot.tables.floods.get(&src);
+    tree.is_some_and(|tree| tree.from == Some(link.remote))
 }
 
 struct TapSink<'a> {
@@ -217,7 +224,8 @@ impl Incoming {
                 if !snapshot.tables.known.contains(&src) {
                     return cells.drop_unknown_peer.count();
                 }
-                let tag = self.forward.tag(snapshot, src);
+                let leaf = if on_tree(snapshot, link, src) { 0 } else { LEAF_TAG };
+                let tag = self.forward.tag(snapshot, src).map(|tag| tag | leaf);
                 self.batch.known = Some((src, tag));
                 tag
             }
@@ -310,6 +318,9 @@ impl Incoming {
         if self.macs.lookup(dst_mac) == Some(Where::Local) {
             self.batch.local = Some(dst_mac);
             return;
+        }
+        if !on_tree(snapshot, link, src) {
+            return common.cells.flood_astray.count();
         }
         let ends = Ends {
             src,

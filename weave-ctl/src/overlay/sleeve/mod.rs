@@ -169,7 +169,16 @@ pub struct Tables {
     pub unicast: HashMap<PeerName, Hop>,
     /// Where floods go on, by origin (wire.md 4.4), our own under our own name. With BPF the hops on
     /// the fast path are left out for floods that BPF hands us: see [`FrameSource`].
-    pub floods: HashMap<PeerName, Vec<(PeerName, Hop)>>,
+    pub floods: HashMap<PeerName, FloodTree>,
+}
+
+/// Our place in the tree of one origin.
+#[derive(Debug, Clone, Default)]
+pub struct FloodTree {
+    /// The neighbour that passes its floods on to us: from another they go no further.
+    pub from: Option<PeerName>,
+    /// To whom we pass them on.
+    pub hops: Vec<(PeerName, Hop)>,
 }
 
 /// Who decides where frames of containers go.
@@ -179,7 +188,8 @@ pub enum FrameSource {
     /// source and destination peer. For a flood the destination is ourselves, and the workers send it
     /// to the hops of the origin's tree that are [`Hop::Sleeve`] (BPF has served the others). Frames for
     /// containers are written with an 802.1Q tag in front whose VID is the short ID of the source peer
-    /// (no tag if it has none); BPF takes it off, learns, delivers, and floods onward.
+    /// (no tag if it has none); BPF takes it off, learns, delivers, and floods onward, unless the tag has
+    /// [`weave_common::LEAF_TAG`].
     Bpf,
     /// Nobody: the TAP is an ordinary port of the bridge. The workers learn MAC addresses and look
     /// them up (wire.md 6.9), flood to all hops, and flood onward what they receive.
