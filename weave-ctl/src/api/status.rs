@@ -297,11 +297,9 @@ fn connections_aligned(report: &Report) -> String {
         if let Some(remote) = &c.remote {
             let micros = remote.round_trip_micros.map(std::time::Duration::from_micros);
             last.extend(micros.map(|time| format!("rtt={}", units::latency(time))));
-            let sum =
-                |pick: fn(&super::report::Traffic) -> u64| remote.traffic.values().map(pick).sum::<u64>();
-            if !remote.traffic.is_empty() {
-                last.push(format!("in={}", units::bytes(sum(|t| t.bytes_in))));
-                last.push(format!("out={}", units::bytes(sum(|t| t.bytes_out))));
+            if let Some(traffic) = remote.traffic.get(&remote.overlay) {
+                last.push(format!("in={}", units::bytes(traffic.bytes_in)));
+                last.push(format!("out={}", units::bytes(traffic.bytes_out)));
             }
         }
         let reason = c.attrs.as_ref().and_then(|attrs| attrs.get(REASON)?.as_str());
@@ -605,8 +603,9 @@ mod tests {
         first.info = Connection::peer_info(None, "sleeve", "7a:00:00:00:00:03(a-much-longer-name)");
         second.remote = Some(Remote {
             round_trip_micros: Some(350),
+            overlay: "sleeve".to_owned(),
             traffic: [(
-                "fastdp".to_owned(),
+                "sleeve".to_owned(),
                 Traffic {
                     bytes_in: 2048,
                     ..Traffic::default()

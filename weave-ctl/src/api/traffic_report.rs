@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Frames between us and a neighbour on one overlay.
+/// Packets between us and a neighbour on one overlay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Traffic {
-    /// On the fast path frames, where a super-packet counts as one; on sleeve UDP packets.
+    /// UDP packets received.
     pub packets_in: u64,
-    /// On the fast path without outer headers, on sleeve the UDP payload.
+    /// Their payload.
     pub bytes_in: u64,
-    /// As `packets_in`.
+    /// UDP packets sent.
     pub packets_out: u64,
-    /// As `bytes_in`.
+    /// Their payload.
     pub bytes_out: u64,
 }
 

@@ -95,12 +95,12 @@ fn neighbours(page: &mut Page, report: &Report) {
     let families: [(&str, &str, Pick); 2] = [
         (
             "weave_peer_bytes_total",
-            "Bytes received from and sent to neighbours: frames on fastdp, UDP payload on sleeve.",
+            "Bytes received from and sent to neighbours, UDP payload.",
             |t| [t.bytes_in, t.bytes_out],
         ),
         (
             "weave_peer_packets_total",
-            "Frames (fastdp; a super-packet counts as one) and UDP packets (sleeve) of neighbours.",
+            "UDP packets received from and sent to neighbours.",
             |t| [t.packets_in, t.packets_out],
         ),
     ];
