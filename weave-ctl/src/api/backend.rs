@@ -1,8 +1,11 @@
 //! What the HTTP API asks of the daemon. The daemon implements it; tests of the API use a double.
 
 use std::future::Future;
+use std::net::SocketAddr;
 
 use super::report::Report;
+use crate::dns::entry::{Id, State};
+use crate::dns::names::Filter;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 
@@ -32,6 +35,15 @@ pub enum Detail {
 
 /// Address owners with what they own, in order of allocation.
 pub type OwnedList = Vec<(String, Vec<Cidr>)>;
+
+/// WeaveDNS as its users need to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsFacts {
+    /// The local domain, with its final dot.
+    pub domain: String,
+    /// Where questions are answered.
+    pub address: SocketAddr,
+}
 
 /// Everything the routes of control.md 3.2 need. Dropping a returned future cancels the request.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -70,6 +82,20 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn adopt(&self, peer: Option<String>) -> impl Future<Output = Result<Adopted, BackendError>> + Send;
     /// `GET /ipinfo/defaultsubnet`.
     fn default_subnet(&self) -> Option<Cidr>;
+    /// WeaveDNS; if `None`, its routes do not exist (404).
+    fn dns(&self) -> Option<&DnsFacts>;
+    /// `PUT /name/{id}/{ip}`. `check_alive`: taken back if Docker says that the container does not run.
+    fn add_name(
+        &self,
+        id: String,
+        addr: Address,
+        name: String,
+        check_alive: bool,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /name[/{id}[/{ip}]]`: names registered here that agree with the filter.
+    fn remove_names(&self, filter: Filter) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `GET /name`: all entries in storage order, tombstones included.
+    fn names(&self) -> impl Future<Output = Result<Vec<(Id, State)>, BackendError>> + Send;
     /// `POST /connect`. One error line per bad peer; the good ones are applied.
     fn connect(
         &self,

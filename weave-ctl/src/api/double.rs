@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::backend::{Backend, BackendError, Detail, OwnedList};
+use super::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use super::report::Report;
+use crate::dns::entry::{Id, State};
+use crate::dns::names::Filter;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 
@@ -22,6 +24,8 @@ pub struct Inner {
     pub ready: AtomicBool,
     pub report: Report,
     pub owned: Mutex<OwnedList>,
+    pub dns: Option<DnsFacts>,
+    pub names: Mutex<Vec<(Id, State)>>,
     /// One line for each call that changes something.
     pub calls: Mutex<Vec<String>>,
     /// Allocations of `forever` and primes wait for this.
@@ -43,6 +47,11 @@ impl Double {
         Self(Arc::new(Inner {
             ipam: report.ipam.is_some(),
             ready: AtomicBool::new(true),
+            dns: report.dns.as_ref().map(|dns| DnsFacts {
+                domain: dns.domain.clone(),
+                address: dns.address.parse().unwrap(),
+            }),
+            names: Mutex::new(names(&report)),
             report,
             owned: Mutex::default(),
             calls: Mutex::default(),
@@ -91,6 +100,21 @@ impl Double {
             .flat_map(|(_, c)| c.clone())
             .collect()
     }
+}
+
+fn names(report: &Report) -> Vec<(Id, State)> {
+    let entries = report.dns.iter().flat_map(|dns| &dns.entries);
+    let entry = |e: &super::report::DnsEntry| {
+        let addr: Ipv4Addr = e.address.parse().unwrap();
+        let origin = e.origin.parse().unwrap();
+        let id = Id::new(&e.container_id, origin, addr.into(), &e.hostname).unwrap();
+        let state = State {
+            version: e.version,
+            tombstone: e.tombstone,
+        };
+        (id, state)
+    };
+    entries.map(entry).collect()
 }
 
 fn bad<T>(text: impl Into<String>) -> Result<T, BackendError> {
@@ -199,6 +223,36 @@ impl Backend for Double {
 
     fn default_subnet(&self) -> Option<Cidr> {
         self.report.ipam.as_ref()?.default_subnet.parse().ok()
+    }
+
+    fn dns(&self) -> Option<&DnsFacts> {
+        self.dns.as_ref()
+    }
+
+    async fn add_name(
+        &self,
+        id: String,
+        addr: Address,
+        name: String,
+        check_alive: bool,
+    ) -> Result<(), BackendError> {
+        self.call(format!("name {id} {} {name} {check_alive}", Ipv4Addr::from(addr)));
+        let origin = self.report.router.name.parse().unwrap();
+        if let Some(id) = Id::new(&id, origin, addr, &format!("{name}.")) {
+            let mut names = self.names.lock().unwrap();
+            names.push((id, State::default()));
+            names.sort();
+        }
+        Ok(())
+    }
+
+    async fn remove_names(&self, filter: Filter) -> Result<(), BackendError> {
+        self.call(format!("no name {filter:?}"));
+        Ok(())
+    }
+
+    async fn names(&self) -> Result<Vec<(Id, State)>, BackendError> {
+        Ok(self.names.lock().unwrap().clone())
     }
 
     async fn connect(&self, peers: Vec<String>, replace: bool) -> Result<(), BackendError> {

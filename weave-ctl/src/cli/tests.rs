@@ -143,7 +143,7 @@ async fn outcomes_of_calls() {
         "10.32.0.0/12"
     );
     assert_eq!(
-        client.call("GET", "/domain", &[]).await.unwrap_err(),
+        client.call("GET", "/proxyaddrs", &[]).await.unwrap_err(),
         Failure::silent(4)
     );
     let bad = client

@@ -71,6 +71,7 @@ impl Daemon {
         if self.due.ipam <= now {
             self.due.ipam = now + IPAM_TICK;
             self.with_ipam(|ipam, out| ipam.tick(out));
+            self.with_names(|names, out| names.tick(out));
             self.tell_claim();
         }
         if self.due.clock <= now {

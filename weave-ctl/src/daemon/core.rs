@@ -25,6 +25,8 @@ use super::requests::Waiting;
 use super::saver::Saver;
 use crate::cli::launch::LaunchOptions;
 use crate::dns;
+use crate::dns::names::{self, Names};
+use crate::dns::zone::SharedZone;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{Allocator, CHANNEL};
 use crate::ipam::talk::{self, Talk};
@@ -51,17 +53,20 @@ pub struct OurChannels {
     pub ipam: Option<Allocator>,
     /// What peers with IP allocation say about takeovers.
     pub talk: Talk,
+    /// WeaveDNS, unless disabled.
+    pub names: Option<Names>,
 }
 
 impl Channels for OurChannels {
     fn names(&self) -> Vec<&'static str> {
-        let names = self.ipam.iter().flat_map(|_| [CHANNEL, talk::CHANNEL]);
-        names.collect()
+        let ipam = self.ipam.iter().flat_map(|_| [CHANNEL, talk::CHANNEL]);
+        ipam.chain(self.names.iter().map(|_| names::CHANNEL)).collect()
     }
     fn get(&mut self, name: &str) -> Option<&mut dyn Channel> {
-        match (name, &mut self.ipam) {
-            (CHANNEL, Some(ipam)) => Some(ipam),
-            (talk::CHANNEL, Some(_)) => Some(&mut self.talk),
+        match (name, &mut self.ipam, &mut self.names) {
+            (CHANNEL, Some(ipam), _) => Some(ipam),
+            (talk::CHANNEL, Some(_), _) => Some(&mut self.talk),
+            (names::CHANNEL, _, Some(names)) => Some(names),
             _ => None,
         }
     }
@@ -94,6 +99,8 @@ pub struct Parts {
     pub mesh: Mesh,
     /// Its channels.
     pub channels: OurChannels,
+    /// What DNS questions are answered from.
+    pub zone: SharedZone,
     /// The persistent state.
     pub store: Store,
     /// What carries frames.
@@ -122,6 +129,9 @@ pub struct Daemon {
     pub(super) ports: BTreeSet<u32>,
     pub(super) mesh: Mesh,
     pub(super) channels: OurChannels,
+    pub(super) zone: SharedZone,
+    /// Peers that we have a way to.
+    pub(super) reachable: BTreeSet<PeerName>,
     pub(super) store: Arc<Store>,
     pub(super) saver: Saver,
     pub(super) overlays: Overlays,
@@ -137,7 +147,7 @@ pub struct Daemon {
     ours: OurFeatures,
     pub(super) events: Events,
     inbox: Option<mpsc::Receiver<Event>>,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
     pub(super) to_pump: BTreeSet<ConnId>,
     pub(super) tables_stale: bool,
     pub(super) clock_base: u32,
@@ -185,6 +195,7 @@ impl Daemon {
             identity,
             mesh,
             channels,
+            zone,
             store,
             overlays,
             resolver,
@@ -216,6 +227,8 @@ impl Daemon {
             ports: BTreeSet::new(),
             mesh,
             channels,
+            zone,
+            reachable: BTreeSet::from([name]),
             saver: Saver::new(store.clone())?,
             store,
             overlays,
@@ -396,6 +409,7 @@ impl Daemon {
     }
 
     fn on_container(&mut self, event: ContainerEvent) {
+        self.names_of_container(&event);
         self.with_ipam(|ipam, out| match event {
             ContainerEvent::Started(id) => ipam.container_started(&id),
             ContainerEvent::Died(id) => ipam.container_died(out, &id),
@@ -454,6 +468,7 @@ impl Daemon {
                 Output::RoutesChanged => {
                     self.floods = self.mesh.broadcast_routes();
                     self.tables_stale = true;
+                    self.names_on_new_routes();
                 }
                 Output::ShortIdsChanged => self.tables_stale = true,
                 Output::OwnShortIdChanged(id) => {

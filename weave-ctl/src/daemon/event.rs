@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::backend::{BackendError, Detail, OwnedList};
 use crate::api::report::Report;
+use crate::dns::entry::{Id, State};
+use crate::dns::names::Filter;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
@@ -161,6 +163,21 @@ pub enum Request {
         /// Where to answer; `None` without IPAM.
         answer: Answer<Option<u32>>,
     },
+    /// Register a name.
+    AddName {
+        /// Container ID.
+        id: String,
+        /// One address of it.
+        addr: Address,
+        /// The name.
+        name: String,
+        /// Where to answer.
+        answer: Answer<()>,
+    },
+    /// Delete names registered here.
+    RemoveNames(Filter, Answer<()>),
+    /// All names.
+    Names(Answer<Vec<(Id, State)>>),
     /// Everything about us.
     Report(Detail, Answer<Box<Report>>),
 }

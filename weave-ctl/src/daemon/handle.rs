@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::event::{Answer, Event, Events, Request};
-use crate::api::backend::{Backend, BackendError, Detail, OwnedList};
+use crate::api::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use crate::api::report::Report;
+use crate::dns::entry::{Id, State};
+use crate::dns::names::Filter;
 use crate::docker;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
@@ -28,6 +30,7 @@ pub struct Handle {
     next_request: Arc<AtomicU64>,
     ready: Arc<AtomicBool>,
     docker: Option<Arc<str>>,
+    dns: Option<Arc<DnsFacts>>,
 }
 
 /// Cancels a request whose client went away.
@@ -57,6 +60,7 @@ impl Handle {
             next_request: Arc::new(AtomicU64::new(1)),
             ready,
             docker: None,
+            dns: None,
         }
     }
 
@@ -65,6 +69,13 @@ impl Handle {
     pub fn with_docker(self, host: &str) -> Self {
         let docker = (!host.is_empty()).then(|| host.into());
         Self { docker, ..self }
+    }
+
+    /// WeaveDNS, if it is on.
+    #[must_use]
+    pub fn with_dns(self, dns: Option<DnsFacts>) -> Self {
+        let dns = dns.map(Arc::new);
+        Self { dns, ..self }
     }
 
     /// A container that is gone gets no address.
@@ -171,6 +182,46 @@ impl Backend for Handle {
 
     fn default_subnet(&self) -> Option<Cidr> {
         self.default_subnet
+    }
+
+    fn dns(&self) -> Option<&DnsFacts> {
+        self.dns.as_deref()
+    }
+
+    async fn add_name(
+        &self,
+        id: String,
+        addr: Address,
+        name: String,
+        check_alive: bool,
+    ) -> Result<(), BackendError> {
+        let added = (id.clone(), name.clone());
+        self.ask(|answer| Request::AddName {
+            id,
+            addr,
+            name,
+            answer,
+        })
+        .await?;
+        let (id, name) = added;
+        // Afterwards, as its end may have been told before we had the name.
+        if self.must_live(&id, check_alive).await.is_err() {
+            let filter = Filter {
+                container: Some(id),
+                addr: Some(addr),
+                name: Some(name),
+            };
+            self.remove_names(filter).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_names(&self, filter: Filter) -> Result<(), BackendError> {
+        self.ask(|answer| Request::RemoveNames(filter, answer)).await
+    }
+
+    async fn names(&self) -> Result<Vec<(Id, State)>, BackendError> {
+        self.ask(Request::Names).await
     }
 
     async fn connect(&self, peers: Vec<String>, replace: bool) -> Result<(), BackendError> {

@@ -10,6 +10,7 @@ mod handle;
 mod host;
 mod logging;
 mod mtu;
+mod names;
 mod naming;
 mod neighbours;
 mod overlays;

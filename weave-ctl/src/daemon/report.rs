@@ -55,11 +55,11 @@ impl Daemon {
             version_check: report::VersionCheck::default(),
             router: self.router(detail),
             ipam,
+            dns: self.dns(),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
             gossip: Some(self.gossip()),
             process: Some(self.process()),
-            ..Report::default()
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Waiting {
 }
 
 /// All 64 digits, as Docker's events have it.
-fn is_docker_id(id: &str) -> bool {
+pub(super) fn is_docker_id(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
@@ -146,6 +146,25 @@ impl Daemon {
                 }
                 self.waiting.ipam.insert(request, Waiter::Remove(answer));
                 self.with_ipam(|ipam, out| ipam.remove_peer(out, request, &peer, force));
+            }
+            Request::AddName {
+                id,
+                addr,
+                name,
+                answer,
+            } => {
+                let result = self.add_name(&id, addr, &name);
+                send(answer, result);
+            }
+            Request::RemoveNames(filter, answer) => {
+                self.with_names(|names, out| names.remove(out, &filter));
+                self.feed_zone();
+                send(answer, Ok(()));
+            }
+            Request::Names(answer) => {
+                let all = self
+                    .with_names(|names, _| names.entries().map(|(id, state)| (id.clone(), state)).collect());
+                send(answer, Ok(all.unwrap_or_default()));
             }
             Request::Report(detail, answer) => {
                 let report = self.report(detail);

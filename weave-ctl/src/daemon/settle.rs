@@ -15,6 +15,7 @@ impl Daemon {
         if std::mem::take(&mut self.tables_stale) {
             self.write_tables()?;
         }
+        self.feed_zone();
         if self.saver.is_busy() {
             return Ok(());
         }

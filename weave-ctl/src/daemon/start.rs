@@ -19,13 +19,16 @@ use super::event::{Event, Events};
 use super::handle::{Handle, resolve_all};
 use super::host;
 use super::mtu::Mtu;
+use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
-use crate::api::backend::Backend;
+use crate::api::backend::{Backend, DnsFacts};
 use crate::api::http::{Guard, Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
+use crate::dns::names::Names;
 use crate::dns::server::Server;
 use crate::dns::zone::SharedZone;
+use crate::docker::events::ContainerEvent;
 use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
@@ -202,10 +205,19 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         allocator.set_reclaim_after(ipam.reclaim_after);
         allocator
     });
+    let facts = options
+        .dns
+        .as_ref()
+        .zip(dns.as_ref())
+        .map(|(dns, server)| DnsFacts {
+            domain: dns.domain.clone(),
+            address: server.handle().address().into(),
+        });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let handle = Handle::new(events.0.clone(), default_subnet, options.port, ready.clone())
-        .with_docker(&options.docker_api);
+        .with_docker(&options.docker_api)
+        .with_dns(facts);
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {
@@ -218,11 +230,12 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         ours.clone(),
         secrecy.clone(),
     ));
-    let following = follow_docker(&options, &events.0);
+    let following = follow_docker(&options, &events.0, &nl, &handle);
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
+        names: options.dns.as_ref().map(|dns| Names::new(name, &dns.domain)),
     };
     let daemon = Daemon::new(Parts {
         options,
@@ -232,6 +245,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         identity,
         mesh,
         channels,
+        zone,
         store,
         overlays,
         resolver: dns.as_ref().map(Server::handle),
@@ -312,14 +326,26 @@ fn take_over(saved: &mut Stored, store: &Store, data_dir: &Path, name: PeerName)
     Ok(())
 }
 
-/// Addresses of containers are given back when Docker says that they are gone.
-fn follow_docker(options: &LaunchOptions, events: &Events) -> Option<JoinHandle<()>> {
-    if options.docker_api.is_empty() || options.ipam.is_none() {
+/// Addresses and names of containers are given back when Docker says that they are gone. As soon as it is there, those
+/// that are attached get their names.
+fn follow_docker(
+    options: &LaunchOptions,
+    events: &Events,
+    nl: &Netlink,
+    handle: &Handle,
+) -> Option<JoinHandle<()>> {
+    let has_names = handle.dns().is_some();
+    if options.docker_api.is_empty() || (options.ipam.is_none() && !has_names) {
         return None;
     }
     let (host, events) = (options.docker_api.clone(), events.clone());
+    let (nl, bridge, handle) = (nl.clone(), options.bridge.clone(), handle.clone());
     Some(tokio::spawn(async move {
         docker::events::watch(&host, |event| {
+            if has_names && matches!(event, ContainerEvent::Running { first: true, .. }) {
+                let (nl, bridge, docker) = (nl.clone(), bridge.clone(), host.clone());
+                tokio::spawn(names::repopulate(handle.clone(), nl, bridge, docker));
+            }
             let events = events.clone();
             async move { events.send(Event::Container(event)).await }
         })

@@ -6,10 +6,16 @@ mod answer_tests;
 mod batch;
 mod cache;
 pub mod counters;
+pub mod entry;
+mod gossip;
+pub mod names;
+mod reconcile;
 mod resolv;
 pub mod server;
 #[cfg(test)]
 mod server_tests;
+#[cfg(test)]
+mod sim;
 mod tcp;
 mod udp;
 mod upstream;

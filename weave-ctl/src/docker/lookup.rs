@@ -23,6 +23,22 @@ pub struct DockerContainer {
     pub domain: Option<String>,
 }
 
+impl DockerContainer {
+    /// `Hostname.Domainname`, if it has a domain part (cli.md 4.8).
+    #[must_use]
+    pub fn fqdn(&self) -> Option<String> {
+        let host = self.hostname.as_deref().unwrap_or_default();
+        let whole = match &self.domain {
+            Some(domain) => format!("{host}.{domain}"),
+            // Docker leaves a full name that it was given whole.
+            None => host.to_owned(),
+        };
+        let name = whole.trim_end_matches('.');
+        let (host, domain) = name.split_once('.')?;
+        (!host.is_empty() && !domain.is_empty()).then(|| name.to_owned())
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
@@ -83,7 +99,8 @@ async fn inspect(host: &str, name_or_id: &str) -> Result<Inspected, Failure> {
     ask(host, &format!("/containers/{name_or_id}/json")).await
 }
 
-async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
+/// The same at another endpoint.
+pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
     let found = match inspect(host, name_or_id).await {
         Ok(found) => found,
         Err(Failure::Refused(reason)) => {

@@ -4,4 +4,4 @@ mod client;
 pub mod events;
 mod lookup;
 
-pub use lookup::{DockerContainer, is_gone, list_running, resolve};
+pub use lookup::{DockerContainer, is_gone, list_running, resolve, resolve_at};

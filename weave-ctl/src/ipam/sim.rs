@@ -68,6 +68,7 @@ impl Outlet for FakeOutlet {
     fn broadcast(&mut self, _: GossipData) {
         self.sent.push(Sent::Broadcast);
     }
+    fn gossip(&mut self, _: GossipData) {}
 }
 
 #[derive(Debug, Clone)]

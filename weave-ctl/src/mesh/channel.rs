@@ -1,4 +1,4 @@
-//! What a gossip channel (IP allocation, later DNS) is to the mesh, and the mesh to a channel.
+//! What a gossip channel (IP allocation, DNS) is to the mesh, and the mesh to a channel.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub trait Outlet {
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError>;
     /// Send to everybody along our broadcast tree; queued after the present call returns.
     fn broadcast(&mut self, data: GossipData);
+    /// Send to random neighbours, who pass on what is news to them; queued after the present call returns.
+    fn gossip(&mut self, data: GossipData);
 }
 
 /// One named gossip channel (wire.md 4.1). Pure: time comes from the [`Outlet`].
@@ -82,7 +84,12 @@ pub trait Channel {
     fn merge(&self, old: GossipData, new: GossipData) -> GossipData;
     /// Bytes of a queued item, at the moment it is sent (`unix_now` in seconds).
     fn encode(&mut self, unix_now: i64, data: &GossipData) -> Vec<u8>;
-    /// May our gossip and broadcasts go to this neighbour now? Asked just before [`Channel::encode`].
+    /// The same for one neighbour, for channels that speak differently to some.
+    fn encode_for(&mut self, neighbour: Neighbour, unix_now: i64, data: &GossipData) -> Vec<u8> {
+        let _ = neighbour;
+        self.encode(unix_now, data)
+    }
+    /// May our gossip and broadcasts go to this neighbour now? Asked just before [`Channel::encode_for`].
     fn wants_gossip(&self, neighbour: Neighbour) -> bool {
         let _ = neighbour;
         true

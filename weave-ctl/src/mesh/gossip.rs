@@ -30,13 +30,20 @@ pub(super) enum Relay {
     Broadcast { origin: PeerName },
 }
 
+/// What a channel wants to send.
+#[derive(Default)]
+struct Outgoing {
+    unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
+    broadcasts: Vec<GossipData>,
+    gossip: Vec<GossipData>,
+}
+
 /// The mesh as a channel sees it during a call.
 struct Exit<'a> {
     mesh: &'a Mesh,
     now: Now,
     unix_now: i64,
-    unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
-    broadcasts: Vec<GossipData>,
+    said: Outgoing,
 }
 
 impl Outlet for Exit<'_> {
@@ -60,11 +67,14 @@ impl Outlet for Exit<'_> {
     }
     fn unicast(&mut self, to: PeerName, payload: Vec<u8>) -> Result<(), UnicastError> {
         let conn = self.mesh.gossip_hop(to)?;
-        self.unicasts.push((conn, to, payload));
+        self.said.unicasts.push((conn, to, payload));
         Ok(())
     }
     fn broadcast(&mut self, data: GossipData) {
-        self.broadcasts.push(data);
+        self.said.broadcasts.push(data);
+    }
+    fn gossip(&mut self, data: GossipData) {
+        self.said.gossip.push(data);
     }
 }
 
@@ -83,17 +93,16 @@ impl Mesh {
             mesh: self,
             now,
             unix_now,
-            unicasts: Vec::new(),
-            broadcasts: Vec::new(),
+            said: Outgoing::default(),
         };
         let result = act(channels, &mut exit);
-        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
+        let said = exit.said;
         let call = &mut Call {
             now,
             unix_now,
             channels,
         };
-        self.send_for(call, channel, unicasts, broadcasts);
+        self.send_for(call, channel, said);
         (result, self.finish(call))
     }
 
@@ -110,23 +119,16 @@ impl Mesh {
             mesh: self,
             now,
             unix_now,
-            unicasts: Vec::new(),
-            broadcasts: Vec::new(),
+            said: Outgoing::default(),
         };
         let result = act(channel, &mut exit);
-        let (unicasts, broadcasts) = (exit.unicasts, exit.broadcasts);
-        self.send_for(call, name, unicasts, broadcasts);
+        let said = exit.said;
+        self.send_for(call, name, said);
         Some(result)
     }
 
-    fn send_for(
-        &mut self,
-        call: &mut Call<'_>,
-        channel: &str,
-        unicasts: Vec<(ConnId, PeerName, Vec<u8>)>,
-        broadcasts: Vec<GossipData>,
-    ) {
-        for (conn, to, payload) in unicasts {
+    fn send_for(&mut self, call: &mut Call<'_>, channel: &str, said: Outgoing) {
+        for (conn, to, payload) in said.unicasts {
             self.census.unicast(channel, payload.len());
             let envelope = Envelope {
                 channel: channel.to_owned(),
@@ -143,10 +145,16 @@ impl Mesh {
                 .encode(),
             );
         }
-        for data in broadcasts {
-            let relay = Relay::Broadcast {
-                origin: self.config.name,
-            };
+        let ours = self.config.name;
+        let broadcasts = said
+            .broadcasts
+            .into_iter()
+            .map(|data| (Relay::Broadcast { origin: ours }, data));
+        let gossip = said
+            .gossip
+            .into_iter()
+            .map(|data| (Relay::Gossip { except: ours }, data));
+        for (relay, data) in broadcasts.chain(gossip) {
             let item = self.news(call, channel, data);
             self.relay(call, Arc::from(channel), relay, item);
         }

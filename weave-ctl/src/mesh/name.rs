@@ -15,6 +15,9 @@ pub struct PeerName(u64);
 pub struct InvalidPeerName(pub String);
 
 impl PeerName {
+    /// The first one in order.
+    pub(crate) const LEAST: Self = Self(1);
+
     /// From the number used in gob; `None` when zero or wider than 48 bits.
     #[must_use]
     pub fn from_u64(number: u64) -> Option<Self> {

@@ -121,10 +121,11 @@ impl Mesh {
             Item::Peers(names) => self.encode_peers(conn, &key, names)?,
             Item::Data(data) => {
                 let channel = channels.get(&key.0)?;
-                if !channel.wants_gossip(self.neighbour(conn)?) {
+                let neighbour = self.neighbour(conn)?;
+                if !channel.wants_gossip(neighbour) {
                     return None;
                 }
-                channel.encode(unix_now, &data)
+                channel.encode_for(neighbour, unix_now, &data)
             }
             Item::Relayed(list) => list.into_iter().next()?.to_vec(),
             Item::Work(work) => return self.encode_work(conn, unix_now, channels, &key.0, work),

@@ -1,6 +1,7 @@
 //! The HTTP listeners of control.md 3.1: control, status, metrics; on TCP or a Unix socket.
 
 mod guard;
+mod names;
 mod params;
 mod reply;
 mod routes;

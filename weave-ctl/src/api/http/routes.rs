@@ -10,17 +10,17 @@ use axum::routing::{delete, get, post};
 use serde::Serialize;
 
 use super::params::Params;
-use super::reply;
+use super::{names, reply};
 use crate::api::backend::{Backend, BackendError, Detail};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
-use crate::ipam::address::Cidr;
+use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 
 /// Longest form accepted, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 
-type Answer = Result<Response, BackendError>;
+pub(super) type Answer = Result<Response, BackendError>;
 
 /// Every route: for the control listener.
 pub fn control_router<B: Backend>(backend: B) -> Router {
@@ -31,6 +31,9 @@ pub fn control_router<B: Backend>(backend: B) -> Router {
         .route("/peer/{id}", delete(remove_peer::<B>));
     if backend.ipam_enabled() {
         router = router.merge(ipam_routes());
+    }
+    if backend.dns().is_some() {
+        router = router.merge(names::routes());
     }
     finish(router, backend)
 }
@@ -152,11 +155,9 @@ async fn owned<B: Backend>(State(backend): State<B>) -> Answer {
 }
 
 async fn free<B: Backend>(State(backend): State<B>, Path((id, ip)): Path<(String, String)>) -> Answer {
-    let addr: Ipv4Addr = ip
-        .parse()
-        .map_err(|_| bad_request(format!("invalid IP Address: {ip}")))?;
+    let addr = parse_ip(&ip)?;
     backend
-        .free(id, addr.into())
+        .free(id, addr)
         .await
         .map_err(|e| prefixed("Unable to free: ", e))?;
     Ok(reply::no_content())
@@ -279,6 +280,12 @@ async fn metrics<B: Backend>(State(backend): State<B>) -> Answer {
     ))
 }
 
+pub(super) fn parse_ip(ip: &str) -> Result<Address, BackendError> {
+    let addr: Result<Ipv4Addr, _> = ip.parse();
+    addr.map(Address::from)
+        .map_err(|_| bad_request(format!("invalid IP Address: {ip}")))
+}
+
 fn subnet(ip: &str, len: &str) -> Result<Cidr, BackendError> {
     Cidr::parse_subnet(&format!("{ip}/{len}")).map_err(bad_request)
 }
@@ -287,7 +294,7 @@ fn cidrs(list: &[Cidr]) -> Response {
     reply::text(list.iter().map(Cidr::to_string).collect::<Vec<_>>().join(" "))
 }
 
-fn bad_request(error: impl std::fmt::Display) -> BackendError {
+pub(super) fn bad_request(error: impl std::fmt::Display) -> BackendError {
     BackendError::BadRequest(error.to_string())
 }
 
@@ -305,6 +312,6 @@ fn template_failed() -> Response {
     )
 }
 
-fn internal(error: impl std::fmt::Display) -> Response {
+pub(super) fn internal(error: impl std::fmt::Display) -> Response {
     reply::error(StatusCode::INTERNAL_SERVER_ERROR, error)
 }

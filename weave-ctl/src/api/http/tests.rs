@@ -96,11 +96,9 @@ fn double() -> Double {
     double
 }
 
-/// Routes of parts that this version does not have: names, expose.
+/// Routes of parts that this version does not have: expose.
 fn later(path: &str) -> bool {
-    ["/name", "/domain", "/dns-", "/expose"]
-        .iter()
-        .any(|p| path.starts_with(p))
+    path.starts_with("/expose")
 }
 
 #[tokio::test]
@@ -120,12 +118,51 @@ async fn answers_are_the_originals() {
             .skip(1)
             .map(str::trim)
             .collect();
-        let headers = if form.is_empty() { "" } else { FORM };
-        let ours = ask(&server, method, path, headers, &form.join("&")).await;
+        let headers = match options.strip_prefix("-H ") {
+            Some(header) => format!("{header}\r\n"),
+            None if form.is_empty() => String::new(),
+            None => FORM.to_owned(),
+        };
+        let ours = ask(&server, method, path, &headers, &form.join("&")).await;
         assert_eq!(ours, Answer::parse(answer), "{request}");
         asked += 1;
     }
-    assert_eq!(asked, 39);
+    assert_eq!(asked, 48);
+}
+
+#[tokio::test]
+async fn names_by_container_address_and_name() {
+    let double = double();
+    let server = server(control_router(double.clone())).await;
+    for (method, path, status) in [
+        (
+            "PUT",
+            "/name/c1/10.32.0.1?fqdn=a.weave.local&check-alive=true",
+            204,
+        ),
+        ("DELETE", "/name/c1/10.32.0.1?fqdn=a", 204),
+        ("DELETE", "/name/weave:extern/bad", 400),
+        ("DELETE", "/name/weave:extern", 204),
+        ("DELETE", "/name?fqdn=a", 204),
+        ("DELETE", "/name?fqdn=", 204),
+    ] {
+        assert_eq!(ask(&server, method, path, "", "").await.status, status, "{path}");
+    }
+    let filter = |container: &str, addr: &str, name: &str| {
+        format!("no name Filter {{ container: {container}, addr: {addr}, name: {name} }}")
+    };
+    assert_eq!(
+        double.calls(),
+        [
+            "name c1 10.32.0.1 a.weave.local true".to_owned(),
+            filter(r#"Some("c1")"#, "Some(169869313)", r#"Some("a")"#),
+            filter(r#"Some("weave:extern")"#, "None", "None"),
+            filter("None", "None", r#"Some("a")"#),
+            filter("None", "None", "None"),
+        ]
+    );
+    let port = ask(&server, "GET", "/dns-address-port", "", "").await;
+    assert_eq!((port.status, port.body.as_str()), (200, "172.17.0.1:53"));
 }
 
 #[tokio::test]
@@ -205,7 +242,7 @@ async fn report_as_json_and_by_format() {
 }
 
 #[tokio::test]
-async fn without_ipam_its_routes_do_not_exist() {
+async fn without_ipam_and_dns_their_routes_do_not_exist() {
     let server = server(control_router(Double::without_ipam())).await;
     for (method, path) in [
         ("GET", "/ip"),
@@ -213,6 +250,10 @@ async fn without_ipam_its_routes_do_not_exist() {
         ("GET", "/ring"),
         ("GET", "/ipinfo/defaultsubnet"),
         ("GET", "/ipinfo/tracker"),
+        ("GET", "/name"),
+        ("PUT", "/name/c/10.32.0.1"),
+        ("GET", "/domain"),
+        ("GET", "/dns-address"),
     ] {
         let answer = ask(&server, method, path, "", "").await;
         assert_eq!(

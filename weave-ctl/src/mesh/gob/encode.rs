@@ -115,6 +115,10 @@ impl<'o> Fields<'o> {
         self
     }
 
+    pub(crate) fn int(self, number: i64) -> Self {
+        self.uint(zigzag(number))
+    }
+
     pub(crate) fn bool(self, value: bool) -> Self {
         self.uint(value.into())
     }
@@ -123,6 +127,15 @@ impl<'o> Fields<'o> {
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
         if self.announce(!bytes.is_empty()) {
             put_bytes(self.out, bytes);
+        }
+        self
+    }
+
+    /// So many elements, which the function writes.
+    pub(crate) fn slice(mut self, count: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        if self.announce(count != 0) {
+            put_uint(self.out, count as u64);
+            write(self.out);
         }
         self
     }
@@ -254,8 +267,13 @@ pub(crate) fn put_uint(out: &mut Vec<u8>, number: u64) {
 }
 
 fn put_int(out: &mut Vec<u8>, number: i64) {
+    put_uint(out, zigzag(number));
+}
+
+/// The sign in the lowest bit.
+fn zigzag(number: i64) -> u64 {
     let doubled = number.cast_unsigned() << 1;
-    put_uint(out, if number < 0 { !doubled } else { doubled });
+    if number < 0 { !doubled } else { doubled }
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -513,10 +513,17 @@ impl Mesh {
             if **channel == *TOPOLOGY {
                 let names = keys.into_iter().filter_map(PeerName::from_u64).collect();
                 self.relay(call, Arc::clone(channel), relay, Item::Peers(names));
-            } else if let Some(data) = self.full_state(call, channel) {
+            } else if let Some(data) = self.data_of(call, channel, &keys) {
                 self.relay(call, Arc::clone(channel), relay, Item::News(data, keys));
             }
         }
+    }
+
+    /// Records for originals.
+    fn data_of(&mut self, call: &mut Call<'_>, channel: &str, keys: &BTreeSet<u64>) -> Option<GossipData> {
+        let records = call.channels.get(channel).and_then(|c| c.reconcile());
+        let news = records.and_then(|r| r.news(keys));
+        news.or_else(|| self.full_state(call, channel))
     }
 
     fn on_topology_records(

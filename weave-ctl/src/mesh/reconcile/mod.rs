@@ -13,7 +13,7 @@ pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::channel::Outlet;
+use super::channel::{GossipData, Outlet};
 use super::name::PeerName;
 
 /// The feature by which a peer says that it understands all this.
@@ -68,6 +68,10 @@ pub trait Reconcile {
     /// Takes in records that a neighbour has sent, and returns the keys of those that were news. `None`: they
     /// contradict what we have; its full state will tell.
     fn apply(&mut self, out: &mut dyn Outlet, from: PeerName, payload: &[u8]) -> Option<BTreeSet<u64>>;
+    /// What originals get when these records are passed on; `None`: everything.
+    fn news(&self, _keys: &BTreeSet<u64>) -> Option<GossipData> {
+        None
+    }
     /// A neighbour has this channel too: its name, its nickname, its clock and ours at the same time, in Unix
     /// seconds.
     fn met(&mut self, _neighbour: PeerName, _nickname: &str, _clocks: (i64, i64)) {}
