@@ -101,6 +101,7 @@ impl Daemon {
             address: server.address().to_string(),
             ttl: options.ttl,
             entries: dns_entries(names),
+            queries: server.counts().named().map(|(how, n)| (how.to_owned(), n)).into(),
         })
     }
 }
