@@ -255,7 +255,7 @@ fn what_is_exposed_outlives_the_daemon_and_not_a_reset() {
                 "Usage:",
             ),
             (&["hide", "a.weave.local"], "is no address"),
-            (&["expose", "net:10.99.0.0/24"], "out of bounds"),
+            (&["expose", "net:10.98.0.0/24"], "out of bounds"),
         ] {
             let message = host.weave(args)?.fails_with(1)?;
             ensure!(message.contains(part), "{args:?}: {message}");

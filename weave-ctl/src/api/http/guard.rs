@@ -51,6 +51,11 @@ impl Guard {
 
     /// Is this a connection from within a container?
     pub fn refuses(&self, stream: &TcpStream, remote: SocketAddr) -> bool {
+        // The host asks one of its own addresses; the kernel takes such packets from nobody else. By which
+        // interface it says that they came is the one with the address.
+        if stream.local_addr().is_ok_and(|ours| ours.ip() == remote.ip()) {
+            return false;
+        }
         let through = arrived_by(stream, remote).and_then(|index| if_indextoname(index).ok());
         let through = through.as_ref().and_then(|name| name.to_str().ok());
         self.is_container(remote.ip().to_canonical(), through)
