@@ -64,7 +64,10 @@ fn another_name_server_is_there() {
         let log = host.log();
         ensure!(log.contains("--dns-listen-address"), "nothing said: {log}");
         let status = host.weave(&["status"])?.ok()?;
-        ensure!(status.contains("Service: dns"), "names are gossiped all the same: {status}");
+        ensure!(
+            status.contains("Service: dns"),
+            "names are gossiped all the same: {status}"
+        );
         drop(taken);
         Ok(())
     });

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -31,7 +32,54 @@ pub fn run(prefix: &Path) -> Result<()> {
     copy("644", &object, &prefix.join("lib/weave/weave.bpf.o"))?;
     copy("644", &unit, &prefix.join("lib/systemd/system/weave.service"))?;
     short_name(&prefix.join("bin/weave"))?;
+    pages(&prefix.join("share"))?;
     println!("  next: weave-ctl launch [PEER…]   or   systemctl enable --now weave");
+    Ok(())
+}
+
+/// Where each shell looks for the completions of a command.
+const COMPLETIONS: [(&str, &[&str]); 3] = [
+    (
+        "bash",
+        &[
+            "bash-completion/completions/weave",
+            "bash-completion/completions/weave-ctl",
+        ],
+    ),
+    ("zsh", &["zsh/site-functions/_weave"]),
+    (
+        "fish",
+        &[
+            "fish/vendor_completions.d/weave.fish",
+            "fish/vendor_completions.d/weave-ctl.fish",
+        ],
+    ),
+];
+
+/// Manual pages and completions, as the new program makes them itself.
+fn pages(share: &Path) -> Result<()> {
+    let (program, made) = (target().join("release/weave-ctl"), target().join("pages"));
+    let _left_over = fs::remove_dir_all(&made);
+    fs::create_dir_all(&made).with_context(|| made.display().to_string())?;
+    run_command(Command::new(&program).arg("man").arg(&made))?;
+    let mut manual: Vec<_> = fs::read_dir(&made)?.collect::<Result<_, _>>()?;
+    manual.sort_by_key(fs::DirEntry::file_name);
+    for page in manual {
+        copy(
+            "644",
+            &page.path(),
+            &share.join("man/man1").join(page.file_name()),
+        )?;
+    }
+    for (shell, files) in COMPLETIONS {
+        let output = Command::new(&program).args(["completion", shell]).output()?;
+        anyhow::ensure!(output.status.success(), "weave-ctl completion {shell} failed");
+        let script = made.join(shell);
+        fs::write(&script, output.stdout)?;
+        for file in files {
+            copy("644", &script, &share.join(file))?;
+        }
+    }
     Ok(())
 }
 
@@ -40,7 +88,7 @@ fn copy(mode: &str, from: &Path, to: &Path) -> Result<()> {
     let program = find("install").context("the program `install` (coreutils) is missing")?;
     let owned = to.ancestors().skip(1).find(|dir| dir.exists());
     let mut command = if owned.is_some_and(writable) {
-        std::process::Command::new(program)
+        Command::new(program)
     } else {
         as_root(program)?
     };

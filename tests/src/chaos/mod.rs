@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_millis(1500);
 /// Of 100 pings that nothing excuses, so many may be lost: the machine is busy, too.
 const LOSS: usize = 2;
 /// And so many of a pair in any case: it takes longer to leave a path when everybody is busy.
-const FREE: usize = 50;
+const FREE: usize = 25;
 
 /// One run.
 #[derive(Debug, Clone)]

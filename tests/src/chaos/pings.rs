@@ -189,25 +189,8 @@ impl Excuses {
         }
     }
 
-    /// A host whose controller is away stays reachable, but its neighbours may look for it behind peers that
-    /// have trouble of their own and do not know yet.
-    fn is_orphaned(&self, pair: (usize, usize), at: f64) -> bool {
-        self.headless.iter().any(|(host, from, back)| {
-            let end = back.unwrap_or(f64::INFINITY) + RECONNECT;
-            let trouble =
-                |one: &Disturbance| one.from <= end && one.to.unwrap_or(f64::INFINITY) + one.margin >= *from;
-            (*host == pair.0 || *host == pair.1)
-                && at >= from - SLACK
-                && at <= end + SLACK
-                && self.disturbances.iter().any(trouble)
-        })
-    }
-
     /// May a ping of `pair` that left at `at` be lost?
     pub fn excuse(&self, pair: (usize, usize), at: f64) -> bool {
-        if self.is_orphaned(pair, at) {
-            return true;
-        }
         let mut mine = self.disturbances.iter().filter(|one| one.scope.touches(pair));
         mine.any(|one| {
             let to = one.to.unwrap_or(f64::INFINITY);

@@ -26,6 +26,16 @@ pub enum BackendError {
     Stopping,
 }
 
+/// How much of a report is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    All,
+    /// Without what no metric is made from, and what grows with the square of the peers: connections of other
+    /// peers, routes, MAC addresses.
+    Metrics,
+}
+
 /// Address owners with what they own, in order of allocation.
 pub type OwnedList = Vec<(String, Vec<Cidr>)>;
 
@@ -112,7 +122,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `DELETE /expose/{ip}/{len}`: takes it away; not having it is fine.
     fn hide(&self, cidr: Cidr) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Everything shown by `/status*`, `/report`, `/metrics`.
-    fn report(&self) -> impl Future<Output = Result<Report, BackendError>> + Send;
+    fn report(&self, detail: Detail) -> impl Future<Output = Result<Report, BackendError>> + Send;
     /// May `/status` answer 200 yet?
     fn ready(&self) -> bool;
 }

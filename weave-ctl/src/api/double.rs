@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::backend::{Backend, BackendError, DnsFacts, OwnedList};
+use super::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use super::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
@@ -301,7 +301,7 @@ impl Backend for Double {
         Ok(())
     }
 
-    async fn report(&self) -> Result<Report, BackendError> {
+    async fn report(&self, _: Detail) -> Result<Report, BackendError> {
         Ok(self.report.clone())
     }
 

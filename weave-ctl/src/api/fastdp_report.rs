@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::traffic_report::MapFill;
+
 /// The BPF fast path.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -22,6 +24,9 @@ pub struct FastDatapath {
     pub underlay: Vec<Underlay>,
     /// Peers that the fast path reaches directly or through another peer.
     pub next_hops: Vec<NextHop>,
+    /// How full the maps are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<MapFill>,
     /// Packets by verdict; those beginning with [`FastDatapath::DROP_PREFIX`] were dropped.
     pub counters: BTreeMap<String, u64>,
 }

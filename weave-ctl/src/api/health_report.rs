@@ -1,7 +1,11 @@
 //! The part of the report that `weave-ctl doctor` needs and the original does not have. All of it is
 //! left out where there is nothing to tell.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use super::traffic_report::Traffic;
 
 /// The process that answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,12 @@ pub struct Remote {
     /// Why it is not the fast path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
+    /// The time there and back over TCP, in microseconds, as of its latest message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_micros: Option<u64>,
+    /// What went to it and came from it, by overlay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub traffic: BTreeMap<String, Traffic>,
 }
 
 /// How an attempt to connect stands.

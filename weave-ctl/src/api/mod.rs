@@ -14,3 +14,6 @@ pub mod report;
 pub mod sleeve_report;
 pub mod status;
 pub mod template;
+pub mod traffic_report;
+pub mod units;
+pub mod views;

@@ -8,6 +8,7 @@ use serde_json::Value;
 pub use super::fastdp_report::{FastDatapath, NextHop, Overlay, Program, Underlay, Xdp};
 pub use super::health_report::{Attempt, ClockSkew, Collision, IpamConflict, LostAddress, Process, Remote};
 pub use super::sleeve_report::Sleeve;
+pub use super::traffic_report::{Channel, Gossip, MapFill, Traffic, Volume};
 
 /// The whole report. Sections of disabled components are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Report {
     /// Not in the original: sleeve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleeve: Option<Sleeve>,
+    /// Not in the original: gossip by channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gossip: Option<Gossip>,
     /// Not in the original: the process itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
@@ -111,6 +115,9 @@ pub struct Router {
     /// Learned addresses.
     #[serde(rename = "MACs", with = "nullable")]
     pub macs: Vec<Mac>,
+    /// Not in the original: why we have another name than at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<String>,
     /// Not in the original: peers with our own name, met within the last ten minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub collisions: Vec<Collision>,
@@ -207,6 +214,12 @@ impl Connection {
             Some(false) => "unencrypted ",
         };
         format!("{seal}{overlay:<6} {peer}")
+    }
+
+    /// The overlay's name among the attributes.
+    #[must_use]
+    pub fn overlay(&self) -> Option<&str> {
+        self.attrs.as_ref()?.get("name")?.as_str()
     }
 
     /// `Info` of a failed attempt; `retry` is `None` when there will be no other.
@@ -391,9 +404,9 @@ pub struct Dns {
     /// All entries, tombstones included.
     #[serde(with = "nullable")]
     pub entries: Vec<DnsEntry>,
-    /// What became of questions, since the start. Not in the original's report.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queries: Option<crate::dns::counters::Counts>,
+    /// Not in the original: queries since the start, by what became of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub queries: BTreeMap<String, u64>,
 }
 
 /// A name.

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::fastdp_report::drops;
-use super::report::{Connection, Dns, FastDatapath, Ipam, Report, Sleeve, State, VersionCheck};
+use super::report::{Connection, Dns, DnsEntry, FastDatapath, Ipam, Report, Sleeve, State, VersionCheck};
+use super::units;
 
 /// A page under `/status/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +37,18 @@ impl Page {
         ("/status/ipam", Page::Ipam),
     ];
 
-    /// The text; `None` when it is about a disabled component.
+    /// The text; `None` when it is about a disabled component. `aligned`: for people at a terminal, with columns
+    /// as wide as what is in them; otherwise byte for byte as the original has it.
     #[must_use]
-    pub fn render(self, report: &Report) -> Option<String> {
+    pub fn render(self, report: &Report, aligned: bool) -> Option<String> {
+        let connections_page = if aligned { connections_aligned } else { connections };
         Some(match self {
             Page::Summary => summary(report),
             Page::Targets => report.router.targets.iter().map(|t| format!("{t}\n")).collect(),
-            Page::Connections => connections(report),
-            Page::Peers => peers(report),
-            Page::Dns => dns(report.dns.as_ref()?),
-            Page::Ipam => ipam(report.ipam.as_ref()?, &report.router.name),
+            Page::Connections => connections_page(report),
+            Page::Peers => peers(report, aligned),
+            Page::Dns => dns(report.dns.as_ref()?, aligned),
+            Page::Ipam => ipam(report.ipam.as_ref()?, &report.router.name, aligned),
         })
     }
 }
@@ -84,7 +87,7 @@ fn summary(report: &Report) -> String {
         line(&mut out, "Range", &ipam.range);
         line(&mut out, "DefaultSubnet", &ipam.default_subnet);
         if let Some(seconds) = ipam.reclaim_after_seconds {
-            line(&mut out, "ReclaimAfter", &format!("{seconds}s"));
+            line(&mut out, "ReclaimAfter", &units::duration(seconds));
         }
     }
     if let Some(dns) = &report.dns {
@@ -131,6 +134,13 @@ fn router(out: &mut String, report: &Report) {
     line(out, "Service", "router");
     line(out, "Protocol", &versions);
     line(out, "Name", &format!("{}({})", router.name, router.nick_name));
+    if let Some(renamed) = &router.renamed {
+        line(
+            out,
+            "Renamed",
+            renamed.strip_prefix("renamed ").unwrap_or(renamed),
+        );
+    }
     line(out, "Encryption", on(router.encryption));
     line(out, "PeerDiscovery", on(router.peer_discovery));
     line(out, "Targets", &router.targets.len().to_string());
@@ -163,14 +173,9 @@ fn drops_line(out: &mut String, drops: &[(&str, u64)]) {
 fn sleeve_service(out: &mut String, sleeve: &Sleeve, connections: &[Connection]) {
     line(out, "Service", "sleeve");
     line(out, "Status", sleeve.trouble.as_deref().unwrap_or("ready"));
-    let name = |c: &Connection| {
-        c.attrs
-            .as_ref()
-            .and_then(|a| a.get("name")?.as_str().map(str::to_owned))
-    };
     let carries = connections
         .iter()
-        .filter(|c| name(c).as_deref() == Some("sleeve"))
+        .filter(|c| c.overlay() == Some("sleeve"))
         .count();
     line(
         out,
@@ -237,7 +242,7 @@ fn version_check(check: &VersionCheck) -> String {
 }
 
 /// control.md 1.16.
-fn ipam_status(ipam: &Ipam) -> String {
+pub(super) fn ipam_status(ipam: &Ipam) -> String {
     if !ipam.entries.is_empty() {
         return if ipam.entries.iter().all(|e| !e.is_known_peer) {
             "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
@@ -264,19 +269,59 @@ fn arrow(outbound: bool) -> &'static str {
     if outbound { "->" } else { "<-" }
 }
 
+/// The attributes but for the name and the reason, `key=value` each.
+fn attributes(c: &Connection) -> impl Iterator<Item = String> + '_ {
+    let shown = |key: &str| !["name", REASON].contains(&key);
+    let attrs = c.attrs.iter().flatten().filter(move |(key, _)| shown(key));
+    attrs.map(|(key, value)| match value.as_str() {
+        Some(text) => format!("{key}={text}"),
+        None => format!("{key}={value}"),
+    })
+}
+
+/// How wide a column is: as wide as in the original, or as what is in it.
+fn width<'a>(least: usize, aligned: bool, texts: impl Iterator<Item = &'a str>) -> usize {
+    let widest = texts.filter(|_| aligned).map(|text| text.chars().count()).max();
+    widest.unwrap_or(0).max(least)
+}
+
+/// In columns, with what the original does not tell: time to the peer and back, bytes in and out.
+fn connections_aligned(report: &Report) -> String {
+    let connections = &report.router.connections;
+    let addresses = width(21, true, connections.iter().map(|c| c.address.as_str()));
+    let with_attrs = connections.iter().filter(|c| c.attrs.is_some());
+    let infos = width(0, true, with_attrs.map(|c| c.info.as_str()));
+    let mut out = String::new();
+    for c in connections {
+        let mut last: Vec<String> = attributes(c).collect();
+        if let Some(remote) = &c.remote {
+            let micros = remote.round_trip_micros.map(std::time::Duration::from_micros);
+            last.extend(micros.map(|time| format!("rtt={}", units::latency(time))));
+            if let Some(traffic) = remote.traffic.get(&remote.overlay) {
+                last.push(format!("in={}", units::bytes(traffic.bytes_in)));
+                last.push(format!("out={}", units::bytes(traffic.bytes_out)));
+            }
+        }
+        let reason = c.attrs.as_ref().and_then(|attrs| attrs.get(REASON)?.as_str());
+        last.extend(reason.map(|reason| format!("reason=\"{reason}\"")));
+        let row = format!(
+            "{} {:<addresses$} {:<11} {:<infos$} {}",
+            arrow(c.outbound),
+            c.address,
+            c.state.as_str(),
+            c.info,
+            last.join(", ")
+        );
+        out.push_str(row.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 fn connections(report: &Report) -> String {
     let mut out = String::new();
     for c in &report.router.connections {
-        let attrs: String = c
-            .attrs
-            .iter()
-            .flatten()
-            .filter(|(key, _)| !["name", REASON].contains(&key.as_str()))
-            .map(|(key, value)| match value.as_str() {
-                Some(text) => format!("{key}={text}"),
-                None => format!("{key}={value}"),
-            })
-            .collect();
+        let attrs: String = attributes(c).collect();
         let (arrow, state) = (arrow(c.outbound), c.state.as_str());
         // Not in the original, so it stands apart.
         let reason = c.attrs.as_ref().and_then(|attrs| attrs.get(REASON)?.as_str());
@@ -290,8 +335,12 @@ fn connections(report: &Report) -> String {
     out
 }
 
-fn peers(report: &Report) -> String {
+fn peers(report: &Report, aligned: bool) -> String {
     let mut out = String::new();
+    let links = || report.router.peers.iter().flat_map(|peer| &peer.connections);
+    let names: Vec<String> = links().map(|c| format!("{}({})", c.name, c.nick_name)).collect();
+    let widest = width(37, aligned, names.iter().map(String::as_str));
+    let addresses = width(21, aligned, links().map(|c| c.address.as_str()));
     for peer in &report.router.peers {
         let _ = writeln!(out, "{}({})", peer.name, peer.nick_name);
         for c in &peer.connections {
@@ -299,7 +348,7 @@ fn peers(report: &Report) -> String {
             let state = if c.established { "established" } else { "pending" };
             let _ = writeln!(
                 out,
-                "   {} {:<21} {other:<37} {state}",
+                "   {} {:<addresses$} {other:<widest$} {state}",
                 arrow(c.outbound),
                 c.address
             );
@@ -308,26 +357,46 @@ fn peers(report: &Report) -> String {
     out
 }
 
-fn dns(dns: &Dns) -> String {
+fn dns(dns: &Dns, aligned: bool) -> String {
     let mut out = String::new();
     let suffix = format!(".{}", dns.domain);
-    for entry in dns.entries.iter().filter(|e| e.tombstone == 0) {
-        let name = entry.hostname.strip_suffix(&suffix).unwrap_or(&entry.hostname);
+    let name = |entry: &'_ DnsEntry| -> String {
+        let name = entry.hostname.strip_suffix(&suffix);
+        name.unwrap_or(&entry.hostname).to_owned()
+    };
+    let live = || dns.entries.iter().filter(|e| e.tombstone == 0);
+    let names: Vec<String> = live().map(name).collect();
+    let widest = width(12, aligned, names.iter().map(String::as_str));
+    for (entry, name) in live().zip(&names) {
         let id: String = entry.container_id.chars().take(12).collect();
-        let _ = writeln!(out, "{name:<12} {:<15} {id:>12} {}", entry.address, entry.origin);
+        let _ = writeln!(
+            out,
+            "{name:<widest$} {:<15} {id:>12} {}",
+            entry.address, entry.origin
+        );
     }
     out
 }
 
 /// What one peer owns of the ring.
-struct Share<'a> {
-    peer: &'a str,
-    nickname: &'a str,
-    known: bool,
-    addresses: u64,
+pub(super) struct Share<'a> {
+    pub peer: &'a str,
+    pub nickname: &'a str,
+    pub known: bool,
+    pub addresses: u64,
 }
 
-fn ipam(ipam: &Ipam, ours: &str) -> String {
+impl Share<'_> {
+    /// Of the whole range.
+    pub fn percent(&self, ipam: &Ipam) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // a percentage with one decimal
+        let percent = self.addresses as f64 * 100.0 / ipam.range_num_ips.max(1) as f64;
+        percent
+    }
+}
+
+/// Who owns how much, we first.
+pub(super) fn shares<'a>(ipam: &'a Ipam, ours: &str) -> Vec<Share<'a>> {
     let mut shares: Vec<Share<'_>> = Vec::new();
     for entry in &ipam.entries {
         match shares.iter_mut().find(|s| s.peer == entry.peer) {
@@ -341,10 +410,17 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
         }
     }
     shares.sort_by_key(|s| (s.peer != ours, s.peer));
+    shares
+}
+
+fn ipam(ipam: &Ipam, ours: &str, aligned: bool) -> String {
+    let shares = shares(ipam, ours);
+    let owner = |peer: &str, nickname: &str| format!("{peer}({nickname})");
+    let owners: Vec<String> = shares.iter().map(|s| owner(s.peer, s.nickname)).collect();
+    let widest = width(37, aligned, owners.iter().map(String::as_str));
     let mut out = String::new();
-    for share in shares {
-        #[allow(clippy::cast_precision_loss)] // a percentage with one decimal
-        let percent = share.addresses as f64 * 100.0 / ipam.range_num_ips.max(1) as f64;
+    for (share, owner) in shares.iter().zip(&owners) {
+        let percent = share.percent(ipam);
         let note = if share.peer == ours {
             format!("({} active)", ipam.active_ips)
         } else if share.known {
@@ -352,27 +428,26 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
         } else {
             "- unreachable!".to_owned()
         };
-        let owner = format!("{}({})", share.peer, share.nickname);
         let _ = writeln!(
             out,
-            "{owner:<37} {:>8} IPs ({percent:04.1}% of total) {note}",
+            "{owner:<widest$} {:>8} IPs ({percent:04.1}% of total) {note}",
             share.addresses
         );
     }
     for conflict in &ipam.conflicts {
-        let owner = format!("{}({})", conflict.peer, conflict.nickname);
+        let owner = owner(&conflict.peer, &conflict.nickname);
         let _ = writeln!(
             out,
-            "{owner:<37} conflict: {} - {}",
+            "{owner:<widest$} conflict: {} - {}",
             conflict.text, conflict.remedy
         );
     }
     for lost in &ipam.lost {
-        let owner = format!("{}({})", lost.peer, lost.nickname);
+        let owner = owner(&lost.peer, &lost.nickname);
         let (address, ident) = (&lost.address, &lost.ident);
         let _ = writeln!(
             out,
-            "{owner:<37} has {address}, which {ident} here uses as well - detach and attach {ident}"
+            "{owner:<widest$} has {address}, which {ident} here uses as well - detach and attach {ident}"
         );
     }
     out
@@ -382,7 +457,7 @@ fn ipam(ipam: &Ipam, ours: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::golden;
-    use super::super::report::{NextHop, Overlay, Paxos, Program, RingEntry, Underlay, Xdp};
+    use super::super::report::{NextHop, Overlay, Paxos, Program, Remote, RingEntry, Traffic, Underlay, Xdp};
     use super::*;
 
     /// Lists without a defined order are compared as sorted lines.
@@ -398,7 +473,7 @@ mod tests {
             let report = golden::report(scenario);
             for (path, page) in Page::ALL {
                 let file = format!("{scenario}{}.txt", path.replace('/', "_"));
-                let ours = page.render(&report).unwrap();
+                let ours = page.render(&report, false).unwrap();
                 let theirs = golden::text(&file);
                 assert_eq!(sorted(&ours), sorted(&theirs), "{file}");
                 if page == Page::Summary {
@@ -411,7 +486,7 @@ mod tests {
     #[test]
     fn own_line_of_the_ring_is_first() {
         let report = golden::report("04-three-dns.h2");
-        let text = Page::Ipam.render(&report).unwrap();
+        let text = Page::Ipam.render(&report, false).unwrap();
         assert!(text.starts_with("7a:00:00:00:00:02(host2)"), "{text}");
         assert!(text.contains("(06.2% of total) \n"), "{text}");
     }
@@ -419,8 +494,8 @@ mod tests {
     #[test]
     fn disabled_components_have_no_page() {
         let report = Report::default();
-        assert_eq!(Page::Dns.render(&report), None);
-        assert_eq!(Page::Ipam.render(&report), None);
+        assert_eq!(Page::Dns.render(&report, false), None);
+        assert_eq!(Page::Ipam.render(&report, false), None);
         assert!(!summary(&report).contains("ipam"));
     }
 
@@ -482,6 +557,7 @@ mod tests {
                     name: "eth0".to_owned(),
                     mtu: 1500,
                 }],
+                maps: Vec::new(),
                 next_hops: vec![NextHop::default()],
                 counters: [("drop_no_peer", 3), ("drop_ttl", 0), ("encap", 7)]
                     .map(|(k, v)| (k.to_owned(), v))
@@ -503,5 +579,57 @@ mod tests {
           Drops: 3 (no_peer 3)
 "
         );
+    }
+
+    #[test]
+    fn a_new_name_says_why() {
+        let mut report = Report::default();
+        assert!(!summary(&report).contains("Renamed"));
+        report.router.renamed = Some("renamed from 00:00:00:00:00:77: host b had it".to_owned());
+        let text = summary(&report);
+        assert!(
+            text.contains("\n        Renamed: from 00:00:00:00:00:77: host b had it\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn for_a_terminal_columns_are_as_wide_as_needed() {
+        let mut report = golden::report("04-three-dns.h1");
+        let [first, second] = &mut report.router.connections[..] else {
+            panic!("two connections")
+        };
+        first.address = "[fd00:1234:5678:9abc::1]:6783".to_owned();
+        first.info = Connection::peer_info(None, "sleeve", "7a:00:00:00:00:03(a-much-longer-name)");
+        second.remote = Some(Remote {
+            round_trip_micros: Some(350),
+            overlay: "sleeve".to_owned(),
+            traffic: [(
+                "sleeve".to_owned(),
+                Traffic {
+                    bytes_in: 2048,
+                    ..Traffic::default()
+                },
+            )]
+            .into(),
+            ..Remote::default()
+        });
+        let text = Page::Connections.render(&report, true).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let column = |line: &str| line.find("mtu=").unwrap();
+        assert_eq!(column(lines[0]), column(lines[1]), "{text}");
+        assert!(
+            lines[1].ends_with("mtu=1438, rtt=0.35 ms, in=2.0 KiB, out=0 B"),
+            "{text}"
+        );
+        // Nothing is wider than the original's columns: the same text.
+        let report = golden::report("08-h3-gone.h1");
+        for page in [Page::Summary, Page::Targets, Page::Peers, Page::Dns, Page::Ipam] {
+            assert_eq!(
+                page.render(&report, true),
+                page.render(&report, false),
+                "{page:?}"
+            );
+        }
     }
 }

@@ -76,9 +76,12 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Client {
-    /// `address` is `host:port` or the path of a Unix socket; `run_dir` tells whether a daemon runs.
+    /// `address` is `host:port` or the path of a Unix socket, or the first of several with commas between them;
+    /// `run_dir` tells whether a daemon runs.
     #[must_use]
     pub fn new(address: &str, run_dir: &Path) -> Self {
+        let mut given = address.split(',').map(str::trim);
+        let address = given.find(|address| !address.is_empty()).unwrap_or(address);
         let address = match address.strip_prefix(':') {
             Some(port) => format!("127.0.0.1:{port}"),
             None => address.to_owned(),

@@ -15,9 +15,11 @@ pub mod launch;
 pub mod lock;
 mod names;
 mod owner;
+mod pages;
 mod ps;
 mod query;
 mod reset;
+mod screen;
 mod stop;
 mod targets;
 #[cfg(test)]
@@ -59,9 +61,17 @@ const LATER: [(&str, &str); 8] = [
 ];
 
 #[derive(Debug, clap::Parser)]
-#[command(name = "weave", disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "weave",
+    about = "A container network without a central store",
+    version,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
 enum Command {
     Attach(attach::AttachArgs),
+    Completion(pages::CompletionArgs),
     Connect(targets::ConnectArgs),
     Detach(attach::DetachArgs),
     DnsAdd(dns_add::DnsAddArgs),
@@ -73,6 +83,7 @@ enum Command {
     Forget(targets::ForgetArgs),
     Hide(expose::HideArgs),
     Launch(Box<launch::LaunchArgs>),
+    Man(pages::ManArgs),
     Prime(targets::PrimeArgs),
     Ps(ps::PsArgs),
     Report(query::ReportArgs),
@@ -145,7 +156,8 @@ fn parse(args: &[String]) -> Result<Command, Failure> {
     };
     let mut command = Command::command().mut_subcommand("launch", launch::with_other_flags);
     if command.find_subcommand(name).is_none() {
-        return Err(Failure::usage(&format!("Unknown weave command '{name}'\n")));
+        let hint = suggestion(command.try_get_matches_from_mut(["weave", name]).err().as_ref());
+        return Err(Failure::usage(&format!("Unknown weave command '{name}'\n{hint}")));
     }
     let parsed = command
         .try_get_matches_from_mut(std::iter::once("weave".to_owned()).chain(args))
@@ -172,15 +184,35 @@ fn parse(args: &[String]) -> Result<Command, Failure> {
                 .take_while(|l| !l.is_empty())
                 .map(str::trim)
                 .collect();
-            Failure::usage(&format!("{}\n\n", reason.join(" ").trim_start_matches("error: ")))
+            let reason = reason.join(" ");
+            let (reason, hint) = (reason.trim_start_matches("error: "), suggestion(Some(&e)));
+            Failure::usage(&format!("{reason}\n{hint}\n"))
         }
     })
+}
+
+/// A line that names what was probably meant, if anything comes near.
+fn suggestion(error: Option<&clap::Error>) -> String {
+    use clap::error::{ContextKind, ContextValue};
+    let kinds = [
+        ContextKind::SuggestedSubcommand,
+        ContextKind::SuggestedArg,
+        ContextKind::SuggestedValue,
+    ];
+    let near = kinds.into_iter().find_map(|kind| match error?.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => texts.last().cloned(),
+        _ => None,
+    });
+    near.map_or(String::new(), |near| format!("Did you mean '{near}'?\n"))
 }
 
 fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
     match command {
         Command::Launch(options) => launch::launch(*options, context, args),
         Command::Version(_) => query::version(context),
+        Command::Completion(args) => pages::completion(&args),
+        Command::Man(args) => pages::man(&args),
         Command::Stop(args) => block_on(stop::stop(&args, context)),
         Command::Reset(options) => block_on(reset::reset(&options, context)),
         Command::Status(options) => block_on(query::status(&options, context)),
@@ -213,10 +245,15 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
 
 /// Prints on standard output. A reader that went away is nobody's fault.
 pub(crate) fn out(text: &str) {
+    let _ = try_out(text);
+}
+
+/// Likewise, for those who would otherwise go on for ever.
+fn try_out(text: &str) -> std::io::Result<()> {
     #[cfg(test)]
     tests::PRINTED.with_borrow_mut(|printed| printed.push_str(text));
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// Prints a line on standard error.

@@ -15,7 +15,10 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Leave the cluster for good and remove everything: daemon, data, bridge, fast path
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Running containers lose the network. The peer's addresses go to another peer.")]
+#[command(
+    after_help = "Running containers lose the network. The peer's addresses go to another peer.\n\n\
+    Examples:\n  weave reset\n  weave reset --force"
+)]
 pub(crate) struct ResetArgs {
     /// Also when the daemon does not run and its addresses cannot be handed over
     #[arg(long)]

@@ -22,8 +22,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Stop the daemon; containers of this host go on talking to each other
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Upgrade without losing a packet:\n  \
-    weave-ctl stop --keep-traffic && cargo xtask install && weave-ctl launch ...")]
+#[command(
+    after_help = "Examples:\n  weave stop\n\nUpgrade without losing a packet:\n  \
+    weave-ctl stop --keep-traffic && cargo xtask install && weave-ctl launch ..."
+)]
 pub(crate) struct StopArgs {
     /// Also let the kernel go on with traffic to other hosts, for about a minute, until the next launch
     #[arg(long)]

@@ -10,6 +10,7 @@ use super::*;
 use crate::api::double::Double;
 use crate::api::golden;
 use crate::api::http::{Listener, control_router, serve};
+use crate::api::status::Page;
 
 thread_local! {
     /// What was printed on standard output by this test.
@@ -283,4 +284,66 @@ async fn a_failed_summary_is_two_empty_lines() {
     assert_eq!(early.code, 1);
     assert!(early.text.contains("Service: router"));
     assert_eq!(printed(), "\n\n");
+}
+
+#[test]
+fn what_was_probably_meant() {
+    for (typed, hint) in [
+        (
+            "stauts",
+            "Unknown weave command 'stauts'\nDid you mean 'status'?\n",
+        ),
+        (
+            "atach web",
+            "Unknown weave command 'atach'\nDid you mean 'attach'?\n",
+        ),
+        (
+            "connect --replaces a",
+            "unexpected argument '--replaces' found\nDid you mean '--replace'?\n\n",
+        ),
+    ] {
+        let failure = failure(typed);
+        assert_eq!(failure.code, 1);
+        assert_eq!(failure.text, format!("{hint}{}", usage::TEXT), "{typed}");
+    }
+    let flag = failure("launch --ipaloc-range 10.0.0.0/8");
+    assert_eq!(
+        flag,
+        Failure::new(
+            125,
+            "flag provided but not defined: --ipaloc-range\nDid you mean '--ipalloc-range'?\nSee 'weave --help'."
+        )
+    );
+}
+
+#[test]
+fn every_command_has_examples() {
+    for command in Command::command().get_subcommands() {
+        let after = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        assert!(after.contains("Example"), "{}", command.get_name());
+    }
+}
+
+#[tokio::test]
+async fn pages_as_json() {
+    let report = golden::report("04-three-dns.h1");
+    let control = control(&Double::new(report.clone())).await;
+    for (args, page) in [
+        ("status -o json", Page::Summary),
+        ("status connections --output json", Page::Connections),
+        ("status --output=json ipam", Page::Ipam),
+    ] {
+        assert_eq!(run_in(&control, args).await, Ok(()), "{args}");
+        let value: serde_json::Value = serde_json::from_str(&printed()).unwrap();
+        assert_eq!(Some(value), page.json(&report), "{args}");
+    }
+    for wrong in ["status -o yaml", "status --watch=0", "status --watch=x"] {
+        assert_eq!(failure(wrong).code, 1, "{wrong}");
+    }
+    let near = run_in(&control, "status connection").await.unwrap_err();
+    let text = "Invalid 'weave status' sub-command: connection\nDid you mean 'connections'?\n";
+    assert!(near.code == 1 && near.text.starts_with(text), "{near:?}");
 }

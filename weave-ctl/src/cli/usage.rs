@@ -5,6 +5,7 @@ pub const TEXT: &str = "Usage:
 
 weave --help | help
       version
+      completion    bash | zsh | fish
 
 weave launch        [--password <pass> | --password-file <file>]
                       [--trusted-subnets <cidr>,...] [--no-fastdp]
@@ -40,6 +41,7 @@ weave dns-add       [<ip_address> ...] <container> [-h <fqdn>] |
       dns-lookup    <unqualified_name>
 
 weave status        [targets | connections | peers | ipam]
+                      [--output text|json] [--watch[=<seconds>]]
       report        [-f <format>]
       ps            [<container> ...]
       doctor        [--fix] [--json]
@@ -52,7 +54,7 @@ weave reset         [--force]
 where <peer>      = <address or name>[:<port>]
       <cidr>      = <address>/<length>
       <addr>      = [ip:]<cidr> | net:<cidr> | net:default
-      <endpoint>  = [<address>]:<port> | /path/to/socket
+      <endpoint>  = [<address>]:<port> | /path/to/socket, or both, with a comma
       <peer_id>   = <nickname> | <internal name>
       <mode>      = consensus[=<count>] | seed=<mac>,... | observer
       <container> = <name or ID> | netns:<name or path> | pid:<number>

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub struct Started {
 
 struct Live {
     writer: mpsc::Sender<Vec<u8>>,
+    /// In microseconds; 0: not measured yet.
+    round_trip: Arc<AtomicU32>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -164,11 +167,17 @@ impl Connections {
             trusted_by_us,
         } = self.introduced.remove(&conn)?;
         let (queue, bodies) = mpsc::channel(WRITER_DEPTH);
+        let round_trip = Arc::new(AtomicU32::new(0));
         let tasks = [
-            tokio::spawn(read(conn, reader, self.events.clone())),
+            tokio::spawn(read(conn, reader, self.events.clone(), round_trip.clone())),
             tokio::spawn(write(conn, writer, bodies, self.events.clone())),
         ];
-        self.live.insert(conn, Live { writer: queue, tasks });
+        let live = Live {
+            writer: queue,
+            round_trip,
+            tasks,
+        };
+        self.live.insert(conn, live);
         Some(Started {
             ends: (local, remote),
             session,
@@ -196,6 +205,12 @@ impl Connections {
         self.live.get(&conn).map_or(0, |live| live.writer.capacity())
     }
 
+    /// The time to the remote and back, as of the latest message from it.
+    pub fn round_trip(&self, conn: ConnId) -> Option<Duration> {
+        let micros = self.live.get(&conn)?.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
     /// Hands the connection a message, for which there must have been room. A closed one takes none.
     pub fn send(&self, conn: ConnId, body: Vec<u8>) {
         if let Some(live) = self.live.get(&conn) {
@@ -204,10 +219,14 @@ impl Connections {
     }
 }
 
-async fn read(conn: ConnId, mut reader: Reader, events: Events) {
+async fn read(conn: ConnId, mut reader: Reader, events: Events, round_trip: Arc<AtomicU32>) {
     loop {
         match reader.next().await {
-            Ok(message) => events.send(Event::Received { conn, message }).await,
+            Ok(message) => {
+                let micros = reader.round_trip().map_or(0, |time| time.as_micros());
+                round_trip.store(u32::try_from(micros).unwrap_or(u32::MAX), Ordering::Relaxed);
+                events.send(Event::Received { conn, message }).await;
+            }
             Err(error) => {
                 return events
                     .send(Event::Closed {

@@ -211,6 +211,8 @@ impl Daemon {
         if !left.is_empty() {
             tracing::info!("Adopted {} next hops of an earlier controller", left.len());
         }
+        let mut mesh = mesh;
+        mesh.count_channels(channels.names());
         let store = Arc::new(store);
         let connections = Connections::new(events.0.clone(), ours.clone(), secrecy, options.host);
         Ok(Self {

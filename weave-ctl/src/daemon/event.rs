@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::backend::{BackendError, OwnedList};
+use crate::api::backend::{BackendError, Detail, OwnedList};
 use crate::api::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
@@ -182,7 +182,7 @@ pub enum Request {
     /// All names.
     Names(Answer<Vec<(Id, State)>>),
     /// Everything about us.
-    Report(Answer<Box<Report>>),
+    Report(Detail, Answer<Box<Report>>),
 }
 
 /// The way to the loop.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::event::{Answer, Event, Events, Request};
 use super::exposure::Exposure;
-use crate::api::backend::{Backend, BackendError, DnsFacts, OwnedList};
+use crate::api::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use crate::api::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
@@ -272,8 +272,9 @@ impl Backend for Handle {
         self.exposure.hide(cidr, &self.events).await
     }
 
-    async fn report(&self) -> Result<Report, BackendError> {
-        self.ask(Request::Report).await.map(|report| *report)
+    async fn report(&self, detail: Detail) -> Result<Report, BackendError> {
+        let asked = self.ask(|answer| Request::Report(detail, answer)).await;
+        asked.map(|report| *report)
     }
 
     fn ready(&self) -> bool {

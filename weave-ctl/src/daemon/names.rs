@@ -105,7 +105,9 @@ impl Daemon {
                 .unwrap_or_default(),
             ttl: options.ttl,
             entries: dns_entries(names),
-            queries: server.map(|server| server.counts()),
+            queries: server
+                .map(|server| server.counts().named().map(|(how, n)| (how.to_owned(), n)).into())
+                .unwrap_or_default(),
         })
     }
 }

@@ -12,9 +12,14 @@ use super::core::unix_now;
 use super::core::{Daemon, OurChannels};
 use super::neighbours::Neighbour;
 use super::overlays::TAP;
+use crate::api::backend::Detail;
 use crate::api::report::{self, Attempt, Connection, FastDatapath, Process, Remote, Report, Router, State};
 use crate::ipam::allocator::CHANNEL;
+use crate::mesh::ConnId;
+use crate::mesh::census;
 use crate::mesh::channel::Outlet;
+use crate::mesh::events::Sent;
+use crate::mesh::gossip::TOPOLOGY;
 use crate::mesh::name::{PeerName, ShortId};
 use crate::mesh::status::{ConnectionState, ConnectionStatus, Retry};
 use crate::net::mac_text;
@@ -35,7 +40,7 @@ fn overlay_in_use(neighbour: &Neighbour) -> &'static str {
 }
 
 impl Daemon {
-    pub(super) fn report(&mut self) -> Report {
+    pub(super) fn report(&mut self, detail: Detail) -> Report {
         let now = self.now();
         let report = |channels: &mut OurChannels, out: &mut dyn Outlet| {
             channels.ipam.as_ref().map(|ipam| ipam.report(out))
@@ -48,11 +53,12 @@ impl Daemon {
             ready: true,
             version: crate::VERSION.to_owned(),
             version_check: report::VersionCheck::default(),
-            router: self.router(),
+            router: self.router(detail),
             ipam,
             dns: self.dns(),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
+            gossip: Some(self.gossip()),
             process: Some(self.process()),
         }
     }
@@ -77,8 +83,12 @@ impl Daemon {
             .unwrap_or_default()
     }
 
-    fn router(&mut self) -> Router {
-        let broadcast_routes = self.mesh.broadcast_routes();
+    fn router(&mut self, detail: Detail) -> Router {
+        let all = detail == Detail::All;
+        let broadcast_routes = match detail {
+            Detail::All => self.mesh.broadcast_routes(),
+            Detail::Metrics => BTreeMap::new(),
+        };
         let overlays = &self.overlays;
         let fastdp = overlays.fastdp.as_ref().ok();
         let fastdp = fastdp.map(|_| ("fastdp".to_owned(), json!({ "Vports": null, "Flows": null })));
@@ -96,10 +106,11 @@ impl Daemon {
             name: self.name.to_string(),
             nick_name: self.nickname(self.name),
             port: self.options.port,
-            peers: self.peers(),
+            peers: self.peers(all),
             unicast_routes: self
                 .mesh
                 .unicast_routes()
+                .filter(|_| all)
                 .map(|(dest, via)| report::UnicastRoute {
                     dest: dest.to_string(),
                     via: via.map_or_else(|| "00:00:00:00:00:00".to_owned(), |via| via.to_string()),
@@ -122,12 +133,13 @@ impl Daemon {
                 Err(_) => format!("{TAP} (via TAP)"),
             },
             capture_stats: BTreeMap::new(),
-            macs: self.macs(),
+            macs: if all { self.macs() } else { Vec::new() },
+            renamed: self.identity.renamed.clone(),
             collisions: self.collisions(),
         }
     }
 
-    fn peers(&self) -> Vec<report::Peer> {
+    fn peers(&self, all: bool) -> Vec<report::Peer> {
         let connection = |c: &crate::mesh::summary::ConnectionSummary| report::PeerConnection {
             name: c.name.to_string(),
             nick_name: self.nickname(c.name),
@@ -143,7 +155,7 @@ impl Daemon {
                 uid: peer.uid,
                 short_id: peer.short_id.map_or(0, ShortId::get),
                 version: peer.version,
-                connections: peer.connections.iter().map(connection).collect(),
+                connections: peer.connections.iter().filter(|_| all).map(connection).collect(),
             })
             .collect()
     }
@@ -194,8 +206,13 @@ impl Daemon {
             _ => (State::Connecting, String::new()),
         };
         let attrs = neighbour.map(|neighbour| self.attrs(neighbour, overlay));
-        let remote = remote.zip(neighbour);
-        let remote = remote.map(|((name, nick), neighbour)| self.remote(name, nick, neighbour));
+        let remote = remote.zip(neighbour).map(|((name, nick), neighbour)| Remote {
+            round_trip_micros: conn
+                .and_then(|conn| self.connections.round_trip(conn))
+                .and_then(|time| u64::try_from(time.as_micros()).ok()),
+            traffic: self.traffic(conn),
+            ..self.remote(name, nick, neighbour)
+        });
         Connection {
             address: address.to_string(),
             outbound,
@@ -204,6 +221,48 @@ impl Daemon {
             attrs,
             remote,
             attempt,
+        }
+    }
+
+    /// What went to and came from a neighbour, by overlay; the fast path keeps no counters of neighbours.
+    fn traffic(&self, conn: Option<ConnId>) -> BTreeMap<String, report::Traffic> {
+        let engine = self.overlays.sleeve.as_ref().ok();
+        let sleeve = engine.zip(conn).and_then(|(engine, conn)| engine.traffic(conn));
+        let sleeve = sleeve.map(|traffic| report::Traffic {
+            packets_in: traffic.packets_in,
+            bytes_in: traffic.bytes_in,
+            packets_out: traffic.packets_out,
+            bytes_out: traffic.bytes_out,
+        });
+        sleeve
+            .map(|traffic| (SLEEVE.to_owned(), traffic))
+            .into_iter()
+            .collect()
+    }
+
+    fn gossip(&self) -> report::Gossip {
+        let volume = |sent: Sent| report::Volume {
+            messages: sent.messages,
+            bytes: sent.bytes,
+        };
+        let refused = self.mesh.counters();
+        let skipped = |channel| match (channel, &self.channels.ipam) {
+            (TOPOLOGY, _) => refused.topology_messages_skipped,
+            (CHANNEL, Some(ipam)) => ipam.messages_skipped(),
+            _ => 0,
+        };
+        let channel = |(name, traffic): (&'static str, &census::Traffic)| {
+            let sent = traffic.sent().map(|(kind, sent)| (kind.to_owned(), volume(sent)));
+            let channel = report::Channel {
+                sent: sent.into(),
+                received: volume(traffic.received),
+                skipped: skipped(name),
+            };
+            (name.to_owned(), channel)
+        };
+        report::Gossip {
+            channels: self.mesh.gossip_traffic().map(channel).collect(),
+            refused: refused.named().map(|(why, n)| (why.to_owned(), n)).into(),
         }
     }
 
@@ -222,6 +281,7 @@ impl Daemon {
             overlay: overlay.to_owned(),
             overlay_seconds: self.now().saturating_sub(neighbour.since).as_secs(),
             fallback: neighbour.reason().filter(|_| overlay != FASTDP),
+            ..Remote::default()
         }
     }
 
@@ -348,6 +408,16 @@ impl Daemon {
                 })
                 .collect(),
             next_hops: self.next_hops(datapath),
+            maps: datapath
+                .fill()
+                .iter()
+                .flatten()
+                .map(|fill| report::MapFill {
+                    name: fill.name.to_owned(),
+                    entries: fill.entries as u64,
+                    most: fill.most.into(),
+                })
+                .collect(),
             counters: Counters::NAMES
                 .iter()
                 .map(|n| (*n).to_owned())

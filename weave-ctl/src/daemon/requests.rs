@@ -170,8 +170,8 @@ impl Daemon {
                     .with_names(|names, _| names.entries().map(|(id, state)| (id.clone(), state)).collect());
                 send(answer, Ok(all.unwrap_or_default()));
             }
-            Request::Report(answer) => {
-                let report = self.report();
+            Request::Report(detail, answer) => {
+                let report = self.report(detail);
                 send(answer, Ok(Box::new(report)));
             }
         }

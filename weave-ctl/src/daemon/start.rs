@@ -24,7 +24,7 @@ use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
 use crate::api::backend::{Backend, DnsFacts};
-use crate::api::http::{Listener, control_router, metrics_router, serve, status_router};
+use crate::api::http::{Guard, Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
 use crate::dns::names::Names;
 use crate::dns::server::Server;
@@ -93,7 +93,7 @@ const STORE: &str = "weave.redb";
 
 struct Listeners {
     mesh: TcpListener,
-    http: [Option<Listener>; 3],
+    http: [Vec<Listener>; 3],
 }
 
 async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<Ending> {
@@ -389,10 +389,21 @@ async fn listen(options: &LaunchOptions) -> anyhow::Result<Listeners> {
             options.port
         )
     })?;
+    let guard = Guard {
+        bridge: options.bridge.clone(),
+        range: options.ipam.as_ref().map(|ipam| ipam.range),
+    };
+    let guarded = |listeners: Vec<Listener>| -> Vec<Listener> {
+        let guarded = listeners
+            .into_iter()
+            .map(|listener| listener.guarded(guard.clone()));
+        guarded.collect()
+    };
     let http = [
-        Listener::bind(&options.http_addr).await?,
-        Listener::bind(&options.status_addr).await?,
-        Listener::bind(&options.metrics_addr).await?,
+        guarded(Listener::bind_all(&options.http_addr).await?),
+        guarded(Listener::bind_all(&options.status_addr).await?),
+        // Whoever asks for this one wants it to be read, often by a Prometheus in a container.
+        Listener::bind_all(&options.metrics_addr).await?,
     ];
     for (what, address) in [("control", &options.http_addr), ("status", &options.status_addr)] {
         if !address.is_empty() {
@@ -438,7 +449,7 @@ fn features(name: PeerName, nickname: &str, short_id: ShortId, mtu: &Mtu, overla
 }
 
 fn serve_http(
-    listeners: [Option<Listener>; 3],
+    listeners: [Vec<Listener>; 3],
     handle: &Handle,
     stopped: &watch::Receiver<Option<Ending>>,
 ) -> Vec<JoinHandle<()>> {
@@ -450,12 +461,13 @@ fn serve_http(
     listeners
         .into_iter()
         .zip(routers)
-        .filter_map(|(listener, router)| {
+        .flat_map(|(listeners, router)| listeners.into_iter().map(move |l| (l, router.clone())))
+        .map(|(listener, router)| {
             let mut stopped = stopped.clone();
             let stop = async move {
                 let _ = stopped.wait_for(Option::is_some).await;
             };
-            Some(tokio::spawn(serve(listener?, router, stop)))
+            tokio::spawn(serve(listener, router, stop))
         })
         .collect()
 }

@@ -41,6 +41,23 @@ pub struct Counts {
     pub dropped: u64,
 }
 
+impl Counts {
+    /// All of them with their names.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("local", self.local),
+            ("missing", self.missing),
+            ("reverse", self.reverse),
+            ("malformed", self.malformed),
+            ("forwarded", self.forwarded),
+            ("cached", self.cached),
+            ("failed", self.failed),
+            ("dropped", self.dropped),
+        ]
+    }
+}
+
 /// How a query that others had to answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {

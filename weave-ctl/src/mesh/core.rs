@@ -11,6 +11,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::census::Census;
 use super::channel::Channels;
 use super::collisions::Contest;
 use super::connections::Connection;
@@ -90,6 +91,7 @@ pub struct Mesh {
     pub(super) joined: bool,
     pub(super) terminations: u64,
     pub(super) counters: Counters,
+    pub(super) census: Census,
     pub(super) stopped: bool,
 }
 
@@ -133,6 +135,7 @@ impl Mesh {
             joined: false,
             terminations: 0,
             counters: Counters::default(),
+            census: Census::default(),
             stopped: false,
         }
     }

@@ -6,7 +6,6 @@ use super::ConnId;
 use super::handshake::Features;
 use super::message::Message;
 use super::name::{PeerName, ShortId};
-use super::reconcile::wire::Body;
 use super::targets::ResolvedPeer;
 
 /// What a mesh is made with.
@@ -216,14 +215,6 @@ pub struct Counters {
     pub reconcile_skipped: u64,
     /// Records that were not asked for, as too many have been.
     pub asks_refused: u64,
-    /// State and changes sent as the originals do: gossip and broadcasts.
-    pub gossip_full: Sent,
-    /// Digests sent.
-    pub gossip_digests: Sent,
-    /// Lists of stamps, announcements and questions sent.
-    pub gossip_lists: Sent,
-    /// Single records sent.
-    pub gossip_records: Sent,
 }
 
 /// Messages of one kind.
@@ -243,12 +234,21 @@ impl Sent {
 }
 
 impl Counters {
-    pub(super) fn count(&mut self, body: &Body, bytes: usize) {
-        let sent = match body {
-            Body::Digest { .. } => &mut self.gossip_digests,
-            Body::Records(_) => &mut self.gossip_records,
-            Body::List(_) | Body::Ask(_) | Body::Announce { .. } | Body::Full => &mut self.gossip_lists,
-        };
-        sent.add(bytes);
+    /// All of them with their names.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("topology_entries_skipped", self.topology_entries_skipped),
+            ("topology_messages_skipped", self.topology_messages_skipped),
+            ("topology_entries_refused", self.topology_entries_refused),
+            ("unicasts_unroutable", self.unicasts_unroutable),
+            ("loops_cut", self.loops_cut),
+            ("relays_dropped", self.relays_dropped),
+            ("relays_limited", self.relays_limited),
+            ("channels_refused", self.channels_refused),
+            ("oversized", self.oversized),
+            ("reconcile_skipped", self.reconcile_skipped),
+            ("asks_refused", self.asks_refused),
+        ]
     }
 }

@@ -129,6 +129,7 @@ impl Mesh {
 
     fn send_for(&mut self, call: &mut Call<'_>, channel: &str, said: Outgoing) {
         for (conn, to, payload) in said.unicasts {
+            self.census.unicast(channel, payload.len());
             let envelope = Envelope {
                 channel: channel.to_owned(),
                 source: self.config.name,
@@ -187,6 +188,7 @@ impl Mesh {
             return;
         };
         self.delivered_by = Some(conn);
+        self.census.came(&message);
         let verdict = match message {
             Message::Heartbeat => Ok(()),
             Message::NameTaken(holder) => {

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 pub(crate) mod capture;
+pub mod census;
 pub mod channel;
 pub mod claim;
 pub mod collisions;

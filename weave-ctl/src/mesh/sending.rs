@@ -132,7 +132,7 @@ impl Mesh {
             Item::News(..) => return None,
         };
         let (channel, slot) = (key.0.to_string(), key.1);
-        self.counters.gossip_full.add(payload.len());
+        self.census.full(&channel, payload.len());
         let message = match slot {
             Slot::Reconcile => return None,
             Slot::Gossip => Message::Gossip(Envelope {

@@ -1,6 +1,7 @@
 //! The HTTP listeners of control.md 3.1: control, status, metrics; on TCP or a Unix socket.
 
 mod expose;
+mod guard;
 mod names;
 mod params;
 mod reply;
@@ -9,5 +10,6 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+pub use guard::Guard;
 pub use routes::{control_router, metrics_router, status_router};
 pub use serve::{BindError, Listener, serve};

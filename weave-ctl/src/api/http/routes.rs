@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::params::Params;
 use super::{expose, names, reply};
-use crate::api::backend::{Backend, BackendError};
+use crate::api::backend::{Backend, BackendError, Detail};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
 use crate::ipam::address::{Address, Cidr};
@@ -61,7 +61,10 @@ fn status_routes<B: Backend>() -> Router<B> {
         .route("/report", get(report::<B>))
         .route("/metrics", get(metrics::<B>));
     for (path, page) in Page::ALL {
-        router = router.route(path, get(move |State(backend): State<B>| status(backend, page)));
+        let answer = move |State(backend): State<B>, headers: HeaderMap, params: Params| async move {
+            status(backend, page, wants_json(&headers), params.is_true("aligned")).await
+        };
+        router = router.route(path, get(answer));
     }
     router
 }
@@ -219,8 +222,21 @@ async fn remove_peer<B: Backend>(
     )
 }
 
-async fn status<B: Backend>(backend: B, page: Page) -> Answer {
-    let Some(text) = page.render(&backend.report().await?) else {
+/// Does the client ask for JSON, and for nothing else? The original takes no other form either.
+fn wants_json(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|v| v.as_bytes() == b"application/json")
+}
+
+async fn status<B: Backend>(backend: B, page: Page, json: bool, aligned: bool) -> Answer {
+    let report = backend.report(Detail::All).await?;
+    let (kind, text) = if json {
+        let value = page.json(&report).map(|value| format!("{value:#}\n"));
+        (reply::JSON, value)
+    } else {
+        (reply::TEXT, page.render(&report, aligned))
+    };
+    let Some(text) = text else {
         return Ok(template_failed());
     };
     let code = if backend.ready() {
@@ -228,16 +244,12 @@ async fn status<B: Backend>(backend: B, page: Page) -> Answer {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Ok(reply::body(code, reply::TEXT, text))
+    Ok(reply::body(code, kind, text))
 }
 
 async fn report<B: Backend>(State(backend): State<B>, headers: HeaderMap, params: Params) -> Answer {
-    let json_wanted = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|v| v.as_bytes() == b"application/json");
-    if json_wanted {
-        return Ok(match backend.report().await?.to_json() {
+    if wants_json(&headers) {
+        return Ok(match backend.report(Detail::All).await?.to_json() {
             Ok(json) => reply::body(StatusCode::OK, reply::JSON, json),
             Err(e) => internal(e),
         });
@@ -246,11 +258,12 @@ async fn report<B: Backend>(State(backend): State<B>, headers: HeaderMap, params
         return Err(bad_request("error: must supply one format parameter"));
     };
     let template = template::Template::parse(format).map_err(bad_request)?;
-    let report = backend.report().await?;
+    let report = backend.report(Detail::All).await?;
     // A template may loop for long: not on a thread that serves the mesh.
     let rendered = tokio::task::spawn_blocking(move || template.render(&report)).await;
     Ok(match rendered {
         Ok(Ok(text)) => reply::text(text),
+        Ok(Err(e)) if e.is_unsupported() => reply::bad_request(e),
         Ok(Err(e)) => {
             tracing::info!("report template: {e}");
             template_failed()
@@ -264,7 +277,7 @@ async fn metrics<B: Backend>(State(backend): State<B>) -> Answer {
     Ok(reply::body(
         StatusCode::OK,
         kind,
-        metrics::render(&backend.report().await?),
+        metrics::render(&backend.report(Detail::Metrics).await?),
     ))
 }
 

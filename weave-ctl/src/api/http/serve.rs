@@ -1,8 +1,9 @@
 //! Listening sockets, limits on what a client may hold, and an orderly end.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+
+use super::guard::{self, Guard};
 
 /// A client must have sent its request line and headers after this long.
 const HEADER_TIME: Duration = Duration::from_secs(30);
@@ -35,9 +38,15 @@ pub struct BindError {
     source: io::Error,
 }
 
+/// Who may use a Unix socket: root, and the group that an administrator gives it to.
+const SOCKET_MODE: u32 = 0o660;
+
 /// A listening socket. A Unix socket's file is removed when this is dropped.
 #[derive(Debug)]
-pub struct Listener(Socket);
+pub struct Listener {
+    socket: Socket,
+    guard: Option<Guard>,
+}
 
 #[derive(Debug)]
 enum Socket {
@@ -61,29 +70,48 @@ impl Listener {
                 .await
                 .map(Socket::Tcp)
         };
-        socket.map(|s| Some(Self(s))).map_err(|source| BindError {
+        let listener = |socket| Some(Self { socket, guard: None });
+        socket.map(listener).map_err(|source| BindError {
             address: address.to_owned(),
             source,
         })
     }
 
+    /// Listens on all addresses of a list with commas between them; blank ones are left out.
+    pub async fn bind_all(addresses: &str) -> Result<Vec<Self>, BindError> {
+        let mut listeners = Vec::new();
+        for address in addresses.split(',') {
+            listeners.extend(Self::bind(address).await?);
+        }
+        Ok(listeners)
+    }
+
+    /// Refuses containers.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
     /// The TCP address, if it is one.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok(),
             Socket::Unix(..) => None,
         }
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match &self.0 {
+    /// The next connection, and whether it is one of a container, which gets nothing.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, bool)> {
+        Ok(match &self.socket {
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, remote) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Box::new(stream)
+                let refused = self.guard.as_ref().is_some_and(|g| g.refuses(&stream, remote));
+                (Box::new(stream), refused)
             }
-            Socket::Unix(listener, _) => Box::new(listener.accept().await?.0),
+            Socket::Unix(listener, _) => (Box::new(listener.accept().await?.0), false),
         })
     }
 }
@@ -100,12 +128,14 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    Ok(Socket::Unix(UnixListener::bind(path)?, path.to_owned()))
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    Ok(Socket::Unix(listener, path.to_owned()))
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.0 {
+        if let Socket::Unix(_, path) = &self.socket {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -117,6 +147,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Serves until `stop` completes, then lets running requests end for two seconds at most. A request
 /// whose client goes away is dropped, and with it the future that the backend gave.
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()> + Send) {
+    let loopback = listener.local_addr().is_some_and(|addr| addr.ip().is_loopback());
+    let (router, closed) = (guard::without_browsers(router, loopback), guard::closed());
     let (stopping, stopped) = watch::channel(());
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -130,7 +162,8 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
             () = &mut stop => break,
             Some(_) = connections.join_next() => {}
             accepted = next => match accepted {
-                Ok((stream, slot)) => {
+                Ok(((stream, refused), slot)) => {
+                    let router = if refused { &closed } else { &router };
                     connections.spawn(connection(stream, router.clone(), stopped.clone(), slot));
                 }
                 Err(e) => {

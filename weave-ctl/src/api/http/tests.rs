@@ -382,3 +382,65 @@ async fn bad_and_blank_addresses() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn pages_as_json_and_for_terminals() {
+    let server = server(control_router(double())).await;
+    let json = "Accept: application/json\r\n";
+    let report = golden::report("04-three-dns.h1");
+    for (path, page) in crate::api::status::Page::ALL {
+        let answer = ask(&server, "GET", path, json, "").await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(Some(value), page.json(&report), "{path}");
+        let aligned = ask(&server, "GET", &format!("{path}?aligned=true"), "", "").await;
+        assert_eq!(Some(aligned.body), page.render(&report, true), "{path}");
+        let other = ask(&server, "GET", path, "Accept: application/json, */*\r\n", "").await;
+        assert_eq!(Some(other.body), page.render(&report, false), "{path}");
+    }
+    let server = self::server(control_router(Double::without_ipam())).await;
+    let off = ask(&server, "GET", "/status/ipam", json, "").await;
+    assert_eq!(
+        (off.status, off.body.as_str()),
+        (500, "error during template execution\n")
+    );
+}
+
+#[tokio::test]
+async fn web_pages_are_refused() {
+    let double = double();
+    let server = server(control_router(double.clone())).await;
+    let refused = (403, "web pages may not use this interface\n");
+    for (method, path, headers) in [
+        ("POST", "/connect?peer=a", "Origin: http://evil.example\r\n"),
+        ("POST", "/forget", "Origin: null\r\n"),
+        ("GET", "/report?format=x", "Origin: http://127.0.0.1:6784\r\n"),
+    ] {
+        let answer = ask(&server, method, path, headers, "").await;
+        assert_eq!((answer.status, answer.body.as_str()), refused, "{headers}");
+    }
+    // A page whose own name leads to the loopback interface.
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = "GET /status HTTP/1.1\r\nHost: evil.example:6784\r\nConnection: close\r\n\r\n";
+    let answer = ask_on(stream, request).await;
+    assert_eq!((answer.status, answer.body.as_str()), refused);
+    assert!(double.calls().is_empty());
+}
+
+#[tokio::test]
+async fn several_addresses() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let list = format!("127.0.0.1:0, ,{}", path.display());
+    let listeners = Listener::bind_all(&list).await.unwrap();
+    let tcp: Vec<bool> = listeners.iter().map(|l| l.local_addr().is_some()).collect();
+    assert_eq!(tcp, [true, false]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    drop(listeners);
+    assert!(!path.exists());
+    assert!(Listener::bind_all("").await.unwrap().is_empty());
+    assert!(Listener::bind_all("127.0.0.1:0,/no/such/folder/s").await.is_err());
+}

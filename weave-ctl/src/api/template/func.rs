@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 
-use super::ExecError;
 use super::value::Value;
+use super::{ExecError, UNSUPPORTED};
 
 /// A function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +257,9 @@ fn printf(format: &str, args: &[Cow<'_, Value>]) -> Result<String, ExecError> {
             out.push("%!(NOVERB)")?;
             break;
         };
+        if "bcoOpTUXeEFG".contains(verb) || flags.contains(['#', ' ']) {
+            return error(format!("printf: %{flags}{verb} {UNSUPPORTED}"));
+        }
         if verb == '%' {
             out.push("%")?;
             continue;

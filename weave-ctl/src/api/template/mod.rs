@@ -34,6 +34,17 @@ pub struct ParseError {
 #[error("{0}")]
 pub struct ExecError(String);
 
+/// How errors end that name what only the original's templates can do.
+const UNSUPPORTED: &str = "is not supported in report formats";
+
+impl ExecError {
+    /// Is it our fault, not the template's?
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.0.ends_with(UNSUPPORTED)
+    }
+}
+
 impl Template {
     /// Reads a template.
     pub fn parse(text: &str) -> Result<Self, ParseError> {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::lex::{Part, Token, parts};
 use super::value::Value;
-use super::{ParseError, func};
+use super::{ParseError, UNSUPPORTED, func};
 
 /// Deepest nesting of blocks and parentheses.
 const DEPTH: usize = 50;
@@ -166,7 +166,7 @@ impl Parser {
                     return Err(self.error(format!("unexpected token after {keyword}")));
                 }
                 "define" | "template" | "block" => {
-                    return Err(self.error(format!("{{{{{keyword}}}}} is not supported in report formats")));
+                    return Err(self.error(format!("{{{{{keyword}}}}} {UNSUPPORTED}")));
                 }
                 _ => {
                     nodes.push(Node::Print(self.pipe_to_end(&mut tokens, false)?));

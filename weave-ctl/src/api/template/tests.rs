@@ -175,6 +175,13 @@ fn what_cannot_be_read() {
             "{format}"
         );
     }
+    for format in ["%x %X", "%#v", "%c", "%e"] {
+        let error = render(&format!("{{{{printf {format:?} 1 2}}}}"), "01-single-idle.h1").unwrap_err();
+        assert!(
+            error.ends_with(" is not supported in report formats"),
+            "{format}: {error}"
+        );
+    }
     let deep = "{{if 1}}".repeat(100_000);
     assert!(Template::parse(&deep).is_err());
     let deep = format!("{{{{{}", "(".repeat(100_000));

@@ -99,7 +99,8 @@ pub struct LaunchArgs {
     /// XDP on the host's network cards: auto, native, generic or off [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(super) xdp: Option<crate::overlay::fastdp::xdp::Wanted>,
-    /// Control interface: ADDRESS:PORT or /path; empty for none (WEAVE_HTTP_ADDR) [default: 127.0.0.1:6784]
+    /// Control interface: ADDRESS:PORT, /path of a Unix socket, or several with commas between them; empty for
+    /// none (WEAVE_HTTP_ADDR) [default: 127.0.0.1:6784]
     #[arg(long, value_name = "ENDPOINT")]
     pub(super) http_addr: Option<String>,
     /// Read-only interface; empty for none (WEAVE_STATUS_ADDR) [default: 127.0.0.1:6782]
@@ -205,5 +206,6 @@ pub fn flag_error(error: &clap::Error) -> Failure {
         }
         _ => error.to_string().lines().next().unwrap_or_default().to_owned(),
     };
-    Failure::new(FLAG_ERROR, format!("{text}\nSee 'weave --help'."))
+    let hint = crate::cli::suggestion(Some(error));
+    Failure::new(FLAG_ERROR, format!("{text}\n{hint}See 'weave --help'."))
 }

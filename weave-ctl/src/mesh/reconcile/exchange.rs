@@ -182,8 +182,9 @@ impl Mesh {
             scope,
             body,
         };
-        self.counters.count(&packet.body, packet.encode().len());
-        Some(Message::Reconcile(packet.encode()).encode())
+        let bytes = packet.encode();
+        self.census.reconcile(channel, &packet.body, bytes.len());
+        Some(Message::Reconcile(bytes).encode())
     }
 
     fn next_part(
@@ -247,6 +248,7 @@ impl Mesh {
                 return;
             }
         };
+        self.census.received(&packet.channel, payload.len());
         let channel: Arc<str> = packet.channel.as_str().into();
         if packet.channel != TOPOLOGY && call.channels.get(&channel).is_none() {
             // It will hear that we do not have this channel from our silence.
@@ -363,7 +365,7 @@ impl Mesh {
             let bytes = packet.encode();
             let room = |c: &Connection| c.queue.has_room_to_relay(bytes.len());
             if self.conns.get(&conn).is_some_and(room) {
-                self.counters.count(&packet.body, bytes.len());
+                self.census.reconcile(channel, &packet.body, bytes.len());
                 self.send(conn, Message::Reconcile(bytes).encode());
             } else {
                 self.counters.relays_dropped += 1;

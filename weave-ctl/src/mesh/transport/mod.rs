@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout_at};
 
@@ -94,6 +95,13 @@ impl Reader {
                 None => self.skipped += 1,
             }
         }
+    }
+
+    /// The time to the remote and back, as the kernel has measured it lately.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        let stream: &TcpStream = self.half.as_ref();
+        socket::round_trip(stream)
     }
 
     /// How many messages have been skipped so far.

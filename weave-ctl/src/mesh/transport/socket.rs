@@ -1,7 +1,9 @@
 //! Sockets of the control connection: dialling, listening, options, Go's error texts (wire.md 2.1).
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,6 +22,25 @@ pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const PROBE_AFTER: Duration = Duration::from_secs(4);
 const PROBE_EVERY: Duration = Duration::from_secs(3);
 const BACKLOG: i32 = 1024;
+
+/// The time to the remote and back as the kernel has measured it lately (`TCP_INFO`); `None` before it has.
+pub(super) fn round_trip(socket: &impl AsRawFd) -> Option<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and `info` is writable for `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    // SAFETY: zeroed at first, it holds integers only, so any bytes that were written make a valid value.
+    let info = unsafe { info.assume_init() };
+    (result == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
 
 /// What Go says when a deadline has passed.
 pub(super) const TIMEOUT: &str = "i/o timeout";

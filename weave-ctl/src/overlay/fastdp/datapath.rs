@@ -10,7 +10,7 @@ use weave_common::{Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey,
 
 use super::attach::{self, AttachError, Hook, Mode};
 use super::loader::{self, LoadError, XDP_PROGRAM};
-use super::maps::{Maps, MapsError};
+use super::maps::{Fill, Maps, MapsError};
 use super::xdp;
 use crate::overlay::forwarding::Tables;
 
@@ -324,6 +324,11 @@ impl Datapath {
     /// Has a frame left for this neighbour since the last call?
     pub fn take_traffic(&mut self, short_id: u16) -> Result<bool, DatapathError> {
         Ok(self.maps.take_traffic(short_id.into())?)
+    }
+
+    /// How full the maps are.
+    pub fn fill(&self) -> Result<[Fill; 4], DatapathError> {
+        Ok(self.maps.fill()?)
     }
 
     /// Counters since the maps were made.

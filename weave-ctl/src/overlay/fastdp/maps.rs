@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use weave_common::{Config, Counters, FloodHops, Heartbeat, MacEntry, MacKey, NextHop, Sender};
+use weave_common::{
+    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop, Sender,
+};
 
 use super::loader::maps_dir;
 
@@ -74,6 +76,17 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
         ignore_missing(map.remove(key))?;
     }
     Ok(gone)
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: usize,
+    /// Room for entries.
+    pub most: u32,
 }
 
 fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
@@ -170,6 +183,25 @@ impl Maps {
             self.traffic.set(short_id, 0, 0).map_err(failed("TRAFFIC"))?;
         }
         Ok(used)
+    }
+
+    /// How many entries the maps that grow have, and how many they can have.
+    pub fn fill(&self) -> Result<[Fill; 4], MapsError> {
+        fn count<K>(
+            name: &'static str,
+            keys: impl Iterator<Item = Result<K, MapError>>,
+        ) -> Result<usize, MapsError> {
+            keys.map(|key| key.map(drop))
+                .try_fold(0, |n, key| key.map(|()| n + 1))
+                .map_err(failed(name))
+        }
+        let fill = |name, entries, most: u32| Fill { name, entries, most };
+        Ok([
+            fill("MACS", count("MACS", self.macs.keys())?, MAX_MACS),
+            fill("PEERS", count("PEERS", self.peers.keys())?, MAX_PEERS),
+            fill("FLOODS", count("FLOODS", self.floods.keys())?, MAX_PEERS),
+            fill("SENDERS", count("SENDERS", self.senders.keys())?, MAX_PEERS),
+        ])
     }
 
     /// The counters, summed over the CPUs.

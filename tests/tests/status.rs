@@ -1,0 +1,246 @@
+//! What people and programs see of a running daemon: pages, JSON, metrics, and who may look.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use weave_tests::lab::{Host, Lab, Plan, netns};
+use weave_tests::process::{run, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const CONTROL: u16 = 6784;
+const STATUS: u16 = 6782;
+const METRICS: u16 = 6781;
+
+/// Asks from within a network namespace: status and body.
+fn get(netns: &str, address: Ipv4Addr, port: u16, path: &str) -> Result<(u16, String)> {
+    netns::inside(netns, || {
+        let to = SocketAddr::from((address, port));
+        let mut stream = TcpStream::connect_timeout(&to, LIMIT).with_context(|| format!("{to}"))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, body.to_owned()))
+    })
+}
+
+/// The value of the sample whose line contains all of these.
+fn sample(host: &Host, parts: &[&str]) -> Result<Option<f64>> {
+    let (status, text) = get(host.netns(), Ipv4Addr::LOCALHOST, METRICS, "/metrics")?;
+    ensure!(status == 200, "{status}: {text}");
+    let line = text
+        .lines()
+        .find(|line| parts.iter().all(|part| line.contains(part)));
+    let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
+    Ok(value)
+}
+
+fn json(host: &Host, page: &[&str]) -> Result<Value> {
+    let args = [&["status"], page, &["--output", "json"]].concat();
+    Ok(serde_json::from_str(&host.weave(&args)?.ok()?)?)
+}
+
+#[test]
+fn pages_json_metrics_and_watching() {
+    Plan::mesh(2).test("status-pages", |lab: &Lab| {
+        let [first, second] = lab.hosts() else {
+            anyhow::bail!("two hosts")
+        };
+        let socket = first.run_dir().join("control.sock");
+        let socket = socket.to_str().context("path")?;
+        let both = format!("127.0.0.1:{CONTROL},{socket}");
+        let metrics = format!("127.0.0.1:{METRICS}");
+        first.launch(&["--http-addr", &both, "--metrics-addr", &metrics])?;
+        let address = first.address().to_string();
+        second.launch(&[&address])?;
+        first.wait_connections(1, "established fastdp")?;
+
+        // The text agrees with the report (cli.md 8.7).
+        let text = first.weave(&["status"])?.ok()?;
+        for (label, format) in [
+            ("Name", "{{.Router.Name}}({{.Router.NickName}})"),
+            ("Targets", "{{len .Router.Targets}}"),
+            ("DefaultSubnet", "{{.IPAM.DefaultSubnet}}"),
+        ] {
+            let value = first.weave(&["report", "-f", format])?.ok()?;
+            let line = format!("{label:>15}: {value}\n");
+            ensure!(text.contains(&line), "{line:?} in {text}");
+        }
+        ensure!(text.contains("version check update disabled"), "{text}");
+
+        // JSON on every page, over the Unix socket as well.
+        let summary = json(first, &[])?;
+        ensure!(summary["Router"]["Connections"]["established"] == 1, "{summary}");
+        let peers = json(first, &["peers"])?;
+        ensure!(peers.as_array().is_some_and(|peers| peers.len() == 2), "{peers}");
+        let connections = json(first, &["connections"])?;
+        ensure!(
+            connections[0]["Remote"]["Name"] == second.peer_name(),
+            "{connections}"
+        );
+        ensure!(json(second, &["targets"])? == Value::from(vec![address]));
+        let mut command = first.command("weave-ctl")?;
+        command.env("WEAVE_HTTP_ADDR", socket);
+        let page = run(command.args(["status", "ipam", "-o", "json"]), LIMIT)?.ok()?;
+        let page: Value = serde_json::from_str(&page)?;
+        ensure!(page["Owners"].is_array(), "{page}");
+        let mode = std::fs::metadata(socket)?.permissions().mode();
+        ensure!(mode & 0o777 == 0o660, "{mode:o}");
+
+        // Frames are counted; so are packets of the neighbour on sleeve, which beats all the time.
+        let (here, _) = first.attached("here")?;
+        let (_, there) = second.attached("there")?;
+        let encap = || {
+            let sent = sample(first, &["weave_fastdp_packets_total{verdict=\"encap\"}"])?;
+            sent.context("no such sample")
+        };
+        here.wait_ping(there)?;
+        let before = encap()?;
+        here.exec(&["ping", "-c", "5", "-i", "0.2", &there.to_string()])?
+            .ok()?;
+        let after = encap()?;
+        ensure!(after >= before + 5.0, "{before} {after}");
+        wait_for("sleeve's packets in the metrics", LIMIT, || {
+            let count = |direction: &str| {
+                let direction = format!("direction=\"{direction}\"");
+                let parts = [
+                    "weave_peer_packets_total{",
+                    &direction,
+                    "nickname=\"h2\"",
+                    "overlay=\"sleeve\"",
+                ];
+                sample(first, &parts)
+            };
+            let both = [count("in")?, count("out")?];
+            Ok(both.iter().all(|n| n.is_some_and(|n| n > 0.0)).then_some(()))
+        })?;
+        let peers_known = sample(first, &["weave_bpf_map_entries{map=\"PEERS\"}"])?;
+        ensure!(peers_known.is_some_and(|n| n >= 1.0), "{peers_known:?}");
+        let gossip = ["weave_gossip_received_bytes_total{channel=\"IPallocation\"}"];
+        wait_for("gossip and a round trip in the metrics", LIMIT, || {
+            let gossip = sample(first, &gossip)?.unwrap_or(0.0);
+            let round_trip = sample(first, &["weave_peer_round_trip_seconds{nickname=\"h2\""])?;
+            Ok((gossip > 0.0 && round_trip.is_some_and(|s| s > 0.0 && s < 10.0)).then_some(()))
+        })?;
+
+        // Again and again, plain, until Ctrl-C.
+        let watch = first.spawn(&["weave-ctl", "status", "connections", "--watch=0.1"])?;
+        wait_for("three pages", LIMIT, || {
+            let pages = watch.printed()?.matches(" established ").count();
+            Ok((pages >= 3).then_some(()))
+        })?;
+        let watched = watch.interrupt(LIMIT)?;
+        ensure!(watched.success() && !watched.stdout.contains('\x1b'), "{watched}");
+        Ok(())
+    });
+}
+
+#[test]
+fn containers_are_kept_out() {
+    Plan::mesh(2).test("status-guard", |lab: &Lab| {
+        let [first, second] = lab.hosts() else {
+            anyhow::bail!("two hosts")
+        };
+        let all = |port: u16| format!("0.0.0.0:{port}");
+        let (control, status, metrics) = (all(CONTROL), all(STATUS), all(METRICS));
+        first.launch(&[
+            "--http-addr",
+            &control,
+            "--status-addr",
+            &status,
+            "--metrics-addr",
+            &metrics,
+        ])?;
+        let (container, _) = first.attached("inside")?;
+        // What `expose` does, and a container with the host as its router.
+        let bridge = Ipv4Addr::new(10, 32, 7, 7);
+        first
+            .exec(&["ip", "address", "add", "10.32.7.7/12", "dev", "weave"])?
+            .ok()?;
+        let gateway = bridge.to_string();
+        container
+            .exec(&["ip", "route", "replace", "default", "via", &gateway])?
+            .ok()?;
+        // With an address of its own choice, too, and a way back for it.
+        container
+            .exec(&["ip", "address", "add", "198.51.100.7/32", "dev", "ethwe"])?
+            .ok()?;
+        first
+            .exec(&["ip", "route", "add", "198.51.100.7/32", "dev", "weave"])?
+            .ok()?;
+        let host = first.address().to_string();
+        let underlay = format!("{host}/32");
+        container
+            .exec(&[
+                "ip",
+                "route",
+                "add",
+                &underlay,
+                "via",
+                &gateway,
+                "src",
+                "198.51.100.7",
+            ])?
+            .ok()?;
+
+        for (address, way) in [
+            (bridge, "the bridge"),
+            (first.address(), "the host's own address"),
+        ] {
+            for port in [CONTROL, STATUS] {
+                let (status, body) = get(container.netns(), address, port, "/status")?;
+                ensure!(
+                    status == 403 && body.contains("containers"),
+                    "{way}, {port}: {status} {body}"
+                );
+            }
+            let (status, _) = get(container.netns(), address, METRICS, "/metrics")?;
+            ensure!(status == 200, "metrics by {way}: {status}");
+            for port in [CONTROL, STATUS] {
+                let (status, body) = get(first.netns(), address, port, "/status")?;
+                ensure!(status == 200, "the host itself by {way}, {port}: {status} {body}");
+            }
+        }
+        let (status, body) = get(second.netns(), first.address(), STATUS, "/status")?;
+        ensure!(status == 200, "another host: {status} {body}");
+        Ok(())
+    });
+}
+
+#[test]
+fn by_default_only_the_host_itself_is_answered() {
+    Plan::mesh(2).test("status-loopback", |lab: &Lab| {
+        let [first, second] = lab.hosts() else {
+            anyhow::bail!("two hosts")
+        };
+        first.launch(&[])?;
+        for port in [CONTROL, STATUS] {
+            let (status, _) = get(first.netns(), Ipv4Addr::LOCALHOST, port, "/status")?;
+            ensure!(status == 200, "{status}");
+            let asked = get(second.netns(), first.address(), port, "/status");
+            ensure!(asked.is_err(), "{asked:?}");
+        }
+        // Text and exit status of mistakes (cli.md 1.3).
+        let wrong = first.weave(&["stauts"])?;
+        ensure!(
+            wrong.code == 1
+                && wrong
+                    .stderr
+                    .starts_with("Unknown weave command 'stauts'\nDid you mean 'status'?\n"),
+            "{wrong}"
+        );
+        let page = first.weave(&["status", "conections"])?;
+        let text = "Invalid 'weave status' sub-command: conections\n";
+        ensure!(page.code == 1 && page.stderr.contains(text), "{page}");
+        Ok(())
+    });
+}

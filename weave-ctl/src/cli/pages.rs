@@ -1,0 +1,107 @@
+//! `weave completion`, and the manual pages that an installation makes.
+
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+
+use super::{Command, Failure, Outcome, out};
+
+/// The names under which the command is called.
+const NAMES: [&str; 2] = ["weave", "weave-ctl"];
+
+/// Print a script with which a shell completes commands and options
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  source <(weave completion bash)\n  \
+    weave completion zsh > /usr/local/share/zsh/site-functions/_weave\n  \
+    weave completion fish > ~/.config/fish/completions/weave.fish")]
+pub(crate) struct CompletionArgs {
+    /// Which shell
+    shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Write the manual pages into a folder
+#[derive(Debug, clap::Args)]
+#[command(hide = true, after_help = "Example:\n  weave man /usr/local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// The folder, which must be there
+    folder: PathBuf,
+}
+
+pub(super) fn completion(args: &CompletionArgs) -> Outcome {
+    out(&script(args.shell));
+    Ok(())
+}
+
+fn script(shell: Shell) -> String {
+    let generated = |name: &str| {
+        let (mut command, mut text) = (Command::command(), Vec::new());
+        match shell {
+            Shell::Bash => clap_complete::generate(clap_complete::Shell::Bash, &mut command, name, &mut text),
+            Shell::Zsh => clap_complete::generate(clap_complete::Shell::Zsh, &mut command, name, &mut text),
+            Shell::Fish => clap_complete::generate(clap_complete::Shell::Fish, &mut command, name, &mut text),
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let [short, long] = NAMES;
+    match shell {
+        // One function serves both names: zsh reads them from the first line.
+        Shell::Zsh => generated(short).replacen("#compdef weave", &format!("#compdef {short} {long}"), 1),
+        Shell::Bash | Shell::Fish => NAMES.map(generated).concat(),
+    }
+}
+
+pub(super) fn man(args: &ManArgs) -> Outcome {
+    clap_mangen::generate_to(Command::command(), &args.folder).map_err(|error| {
+        let folder = args.folder.display();
+        Failure::new(1, format!("cannot write manual pages into {folder}: {error}"))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_gets_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = script(shell);
+            for command in Command::command().get_subcommands() {
+                let shown = script.contains(command.get_name());
+                assert!(
+                    shown || command.is_hide_set(),
+                    "{shell:?}: {}",
+                    command.get_name()
+                );
+            }
+            assert!(script.contains("weave-ctl"), "{shell:?}");
+        }
+        assert!(script(Shell::Zsh).starts_with("#compdef weave weave-ctl\n"));
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = ManArgs {
+            folder: folder.path().to_owned(),
+        };
+        man(&args).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert!(read("weave.1").contains("weave\\-status(1)"));
+        for command in Command::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let page = read(&format!("weave-{}.1", command.get_name()));
+            assert!(page.contains("Example"), "{}", command.get_name());
+        }
+        let nowhere = ManArgs {
+            folder: folder.path().join("none"),
+        };
+        assert_eq!(man(&nowhere).unwrap_err().code, 1);
+    }
+}
