@@ -63,9 +63,15 @@ fn conflicts(view: &View<'_>, ipam: &Ipam, found: &mut Vec<Finding>) {
             }
             // One repair mends all conflicts of a host.
             Some(_) => finding,
-            None if view.is_original(&conflict.peer) => finding.run(format!(
-                "on {nick}, which runs Weave Net 2: weave reset, then launch it again"
-            )),
+            None if view.is_original(&conflict.peer) => finding
+                .run(format!(
+                    "on {nick}, which runs Weave Net 2: weave reset, then launch it again"
+                ))
+                .run(format!(
+                    "or, on each host of this side, to give up its ring and keep the addresses in use: \
+                    curl -X POST '127.0.0.1:6784/ipam/adopt?peer={}'",
+                    conflict.peer
+                )),
             None => finding.run(format!("weave-ctl doctor --fix, on {nick}")),
         });
     }
