@@ -3,9 +3,9 @@
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, MacEntry, Sender};
 
+use crate::encap::TTL;
 use crate::maps::{self, count, mac};
 use crate::packet::{DROP, Eth, OK, is_group, redirect_peer};
-use crate::encap::TTL;
 use crate::{flood, learn};
 
 /// The neighbour at `ip`, if it may send us frames of peer `src` by VXLAN. Refusals are counted.

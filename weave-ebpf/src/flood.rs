@@ -64,7 +64,9 @@ pub unsafe extern "C" fn flood_copy(skb: *mut __sk_buff, neighbour: u32, origin:
     let Some(hop) = usable(neighbour).filter(|hop| hop.flags & NextHop::SLEEVE == 0) else {
         return 0;
     };
-    if set_key(&ctx, hop, neighbour, origin, ttl as u8, true) && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok() {
+    if set_key(&ctx, hop, neighbour, origin, ttl as u8, true)
+        && ctx.clone_redirect(hop.vxlan_ifindex, 0).is_ok()
+    {
         count!(flood_copies);
     } else {
         count!(drop_error);

@@ -8,12 +8,12 @@ use aya_ebpf::helpers::generated::bpf_skb_change_head;
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, KEYED, LEAF_TAG, SleevePrefix};
 
+use crate::arrival::Onward;
 use crate::maps::{config, count};
 use crate::packet::{
     DROP, OK, eth, ifindex, priority, redirect, set_priority, set_tc_index, store, tagged, tc_index, vni,
     vni_peers,
 };
-use crate::arrival::Onward;
 use crate::{arrival, departure};
 
 /// To userspace, for peer `dst`; `dst` is ourselves for a flood.

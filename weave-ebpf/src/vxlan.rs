@@ -5,9 +5,9 @@ use aya_ebpf::helpers::generated::bpf_skb_get_tunnel_key;
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, HEARTBEAT_MIN, KEYED, NextHop};
 
+use crate::arrival::Onward;
 use crate::maps::{config, count};
 use crate::packet::{DROP, ETH_LEN, OK, eth, redirect, set_tc_index, tc_index, vni_peers};
-use crate::arrival::Onward;
 use crate::{arrival, departure, encap, relay, sleeve, underlay};
 
 /// What came up the host's stack: floods, ARP, and what only this device can receive.
