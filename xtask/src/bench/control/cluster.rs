@@ -103,12 +103,16 @@ fn ring_when_connected(host: &Host, connections: usize) -> Result<Vec<(String, S
     Ok(ring)
 }
 
-/// Leaves the cluster alone for so many seconds.
+/// New connections are busy at first: quick heartbeats, the search for the path's MTU.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Leaves the cluster alone for so many seconds, once it is at rest.
 pub fn rest(lab: &Lab, seconds: u64) -> Result<Rest> {
     for host in lab.hosts() {
         count_control_traffic(host)?;
     }
     let pids: Vec<i32> = lab.hosts().iter().flat_map(Host::daemon_pids).collect();
+    std::thread::sleep(SETTLE);
     let (cpu, sent) = (cpu_seconds(&pids)?, bytes_sent(lab)?);
     let start = Instant::now();
     // What is measured is time going by.
