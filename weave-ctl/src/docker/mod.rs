@@ -2,6 +2,8 @@
 
 mod client;
 pub mod events;
+pub mod keeper;
 mod lookup;
+pub mod wait_folders;
 
 pub use lookup::{DockerContainer, is_gone, list_running, resolve, resolve_at};
