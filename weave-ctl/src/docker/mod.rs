@@ -3,5 +3,6 @@
 mod client;
 pub mod events;
 mod lookup;
+pub mod proxy;
 
 pub use lookup::{DockerContainer, is_gone, list_running, resolve, resolve_at};
