@@ -200,6 +200,91 @@ fn names_of_docker_containers() {
     });
 }
 
+/// The lines of cli.md 8.3 about a domain of one's own, containers that come and go, and a daemon that is stopped.
+#[test]
+fn names_come_and_go_with_their_containers() {
+    Plan::mesh(1).test("dnsrounds", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let world = World::start(host)?;
+        let domain = "--dns-domain=Corp.example.";
+        launch(host, &[domain])?;
+        let weave = |args: &[&str]| world.engine.weave(args)?.ok();
+
+        // Below the domain, also by the container's own list of domains to search in.
+        world.run(
+            "app",
+            &[
+                "--hostname",
+                "app.corp.example",
+                "--dns-search",
+                "sub.corp.example",
+            ],
+        )?;
+        world.run("db", &["--hostname", "db.sub.corp.example"])?;
+        let app = world.engine.attach("app")?;
+        let db = world.engine.attach("db")?;
+        world.wait_resolved("app", "db", &[db])?;
+        world.wait_resolved("db", "app", &[app])?;
+        world.wait_resolved("db", "db.corp.example", &[])?;
+
+        // Killed and started by turns: exactly the live ones.
+        let name = ["--hostname", "web.corp.example"];
+        let mut live = Vec::new();
+        for web in ["web1", "web2", "web3"] {
+            world.run(web, &name)?;
+            live.push((web, world.engine.attach(web)?));
+        }
+        for round in 0..5 {
+            let (web, _) = live.remove(0);
+            world.engine.docker(&["kill", web])?.ok()?;
+            let left: Vec<Ipv4Addr> = live.iter().map(|(_, address)| *address).collect();
+            world.wait_resolved("app", "web", &left)?;
+            world.engine.docker(&["start", web])?.ok()?;
+            live.push((web, world.engine.attach(web)?));
+            let all: Vec<Ipv4Addr> = live.iter().map(|(_, address)| *address).collect();
+            world.wait_resolved("app", "web", &all)?;
+            let entries = host.weave(&["status", "dns"])?.ok()?;
+            let webs = entries.lines().filter(|line| line.starts_with("web ")).count();
+            ensure!(webs == 3, "round {round}: {entries}");
+        }
+
+        // By its own name, when asked to; and removed with it, as all its names are.
+        world.run("dog", &["--hostname", "dog.corp.example"])?;
+        let dog = weave(&["attach", "--without-dns", "dog"])?.trim().parse()?;
+        world.wait_resolved("app", "dog", &[])?;
+        weave(&["dns-add", "dog"])?;
+        weave(&["dns-add", "192.0.2.50", "dog", "-h", "extra.corp.example"])?;
+        world.wait_resolved("app", "dog", &[dog])?;
+        world.wait_resolved("app", "extra", &[Ipv4Addr::new(192, 0, 2, 50)])?;
+        world.engine.docker(&["rm", "--force", "dog"])?.ok()?;
+        for gone in ["dog", "extra"] {
+            world.wait_resolved("app", gone, &[])?;
+        }
+
+        // Stopped and launched: the names of what runs are back.
+        host.weave(&["stop"])?.ok()?;
+        world.engine.docker(&["rm", "--force", "web2"])?.ok()?;
+        launch(host, &[domain])?;
+        let all: Vec<Ipv4Addr> = live
+            .iter()
+            .filter(|(web, _)| *web != "web2")
+            .map(|(_, address)| *address)
+            .collect();
+        world.wait_resolved("app", "web", &all)?;
+        world.wait_resolved("app", "db", &[db])?;
+
+        // Without WeaveDNS containers keep the nameservers that they have.
+        host.weave(&["stop"])?.ok()?;
+        launch(host, &["--no-dns"])?;
+        world.run("plain", &["--hostname", "plain.corp.example"])?;
+        let before = world.resolv_conf("plain")?;
+        let output = world.engine.weave(&["attach", "plain"])?;
+        ensure!(output.success() && output.stderr.is_empty(), "{output}");
+        ensure!(world.resolv_conf("plain")? == before);
+        Ok(())
+    });
+}
+
 #[test]
 fn hosts_files_and_nameservers_of_ones_own() {
     Plan::mesh(1).test("dnsfiles", |lab: &Lab| {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory as _;
 
-use super::{Command, Failure, Outcome, out};
+use super::{Command, Failure, Outcome, out, query};
 
 /// The names under which the command is called.
 const NAMES: [&str; 2] = ["weave", "weave-ctl"];
@@ -41,7 +41,7 @@ pub(super) fn completion(args: &CompletionArgs) -> Outcome {
 
 fn script(shell: Shell) -> String {
     let generated = |name: &str| {
-        let (mut command, mut text) = (Command::command(), Vec::new());
+        let (mut command, mut text) = (complete(), Vec::new());
         match shell {
             Shell::Bash => clap_complete::generate(clap_complete::Shell::Bash, &mut command, name, &mut text),
             Shell::Zsh => clap_complete::generate(clap_complete::Shell::Zsh, &mut command, name, &mut text),
@@ -55,6 +55,14 @@ fn script(shell: Shell) -> String {
         Shell::Zsh => generated(short).replacen("#compdef weave", &format!("#compdef {short} {long}"), 1),
         Shell::Bash | Shell::Fish => NAMES.map(generated).concat(),
     }
+}
+
+/// The command with what only completion needs: the pages by name, where the daemon has the last word on them.
+fn complete() -> clap::Command {
+    let pages = clap::builder::PossibleValuesParser::new(query::pages());
+    Command::command().mut_subcommand("status", |status| {
+        status.mut_arg("page", |page| page.value_parser(pages))
+    })
 }
 
 pub(super) fn man(args: &ManArgs) -> Outcome {
@@ -82,6 +90,7 @@ mod tests {
                 );
             }
             assert!(script.contains("weave-ctl"), "{shell:?}");
+            assert!(query::pages().all(|page| script.contains(page)), "{shell:?}");
         }
         assert!(script(Shell::Zsh).starts_with("#compdef weave weave-ctl\n"));
     }

@@ -210,6 +210,11 @@ async fn errors_of_the_backend() {
     assert_eq!(answer.status, 413);
     let answer = ask(&server, "PUT", "/status", "", "").await;
     assert_eq!((answer.status, answer.body.as_str()), (405, ""));
+    for path in ["/status", "/report", "/metrics", "/ring", "/domain"] {
+        let answer = ask(&server, "HEAD", path, "", "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (405, ""), "{path}");
+    }
+    assert_eq!(ask(&server, "HEAD", "/nothing", "", "").await.status, 404);
 }
 
 #[tokio::test]
