@@ -1,6 +1,7 @@
 //! `weave completion`, and the manual pages that an installation makes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::CommandFactory as _;
 
@@ -66,10 +67,29 @@ fn complete() -> clap::Command {
 }
 
 pub(super) fn man(args: &ManArgs) -> Outcome {
-    clap_mangen::generate_to(Command::command(), &args.folder).map_err(|error| {
+    let written = clap_mangen::generate_to(Command::command(), &args.folder);
+    written.and_then(|()| examples(&args.folder)).map_err(|error| {
         let folder = args.folder.display();
         Failure::new(1, format!("cannot write manual pages into {folder}: {error}"))
     })
+}
+
+/// Examples under a heading of that name, which the generator does not know.
+fn examples(folder: &Path) -> io::Result<()> {
+    let command = Command::command();
+    for command in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        let page = folder.join(format!("weave-{}.1", command.get_name()));
+        let text = fs::read_to_string(&page)?;
+        let mut text = text.replacen(".SH EXTRA\n", ".SH NOTES\n", 1);
+        for title in ["Examples:\n", "Example:\n"] {
+            text = text.replacen(&format!("\n{title}"), "\n.SH EXAMPLES\n", 1);
+        }
+        fs::write(
+            &page,
+            text.replacen(".SH NOTES\n.SH EXAMPLES\n", ".SH EXAMPLES\n", 1),
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,11 +122,11 @@ mod tests {
             folder: folder.path().to_owned(),
         };
         man(&args).unwrap();
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         assert!(read("weave.1").contains("weave\\-status(1)"));
         for command in Command::command().get_subcommands().filter(|c| !c.is_hide_set()) {
             let page = read(&format!("weave-{}.1", command.get_name()));
-            assert!(page.contains("Example"), "{}", command.get_name());
+            assert!(page.contains("\n.SH EXAMPLES\n  "), "{}", command.get_name());
         }
         let nowhere = ManArgs {
             folder: folder.path().join("none"),
