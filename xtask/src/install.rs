@@ -12,7 +12,7 @@ use crate::{ebpf, setup};
 
 /// Builds and installs into `prefix`.
 pub fn run(prefix: &Path) -> Result<()> {
-    setup::run(setup::Detail::Changes, false)?;
+    setup::run(setup::Detail::Changes)?;
     heading("Build");
     let object = ebpf::build()?;
     run_command(cargo().args(["build", "--release", "--package", "weave-ctl"]))?;

@@ -106,7 +106,8 @@ enum BenchInstead {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
-        Task::Setup { bench } => setup::run(setup::Detail::Full, bench),
+        Task::Setup { bench } => setup::run(setup::Detail::Full)
+            .and_then(|()| if bench { setup::need(&setup::BENCH) } else { Ok(()) }),
         Task::BuildEbpf => ebpf::build().map(drop),
         Task::Demo { built } => demo::run(built),
         Task::Lab { task } => lab::run(task),

@@ -50,8 +50,8 @@ pub const BENCH: [(&str, &str); 2] = [("dnsperf", "dnsperf"), ("dnsmasq", "dnsma
 /// Without them a few tests are skipped, which the summary tells: so failing to get them is no failure.
 const THIRD_PARTY: [&str; 2] = ["golang-go", mesh_peer::PACKAGE];
 
-/// Installs what is missing; `bench`: also what only measurements need.
-pub fn run(detail: Detail, bench: bool) -> Result<()> {
+/// Installs what is missing.
+pub fn run(detail: Detail) -> Result<()> {
     if detail == Detail::Full {
         heading("Setup");
     }
@@ -67,9 +67,6 @@ pub fn run(detail: Detail, bench: bool) -> Result<()> {
     let mut programs = PROGRAMS.to_vec();
     if std::env::var_os("CI").is_some() {
         programs.extend(DOCKER);
-    }
-    if bench {
-        programs.extend(BENCH);
     }
     let missing = missing(&programs);
     for (program, package) in programs {

@@ -54,7 +54,21 @@ fn script(shell: Shell) -> String {
     match shell {
         // One function serves both names: zsh reads them from the first line.
         Shell::Zsh => generated(short).replacen("#compdef weave", &format!("#compdef {short} {long}"), 1),
-        Shell::Bash | Shell::Fish => NAMES.map(generated).concat(),
+        Shell::Bash => NAMES.map(generated).concat(),
+        // Its generator leaves out what stands alone.
+        Shell::Fish => NAMES
+            .map(|name| {
+                let (function, pages) = (
+                    name.replace('-', "_"),
+                    query::pages().collect::<Vec<_>>().join(" "),
+                );
+                let on = format!("__fish_{function}_using_subcommand status");
+                format!(
+                    "{}complete -c {name} -n \"{on}\" -f -a \"{pages}\"\n",
+                    generated(name)
+                )
+            })
+            .concat(),
     }
 }
 
