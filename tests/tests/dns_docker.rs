@@ -225,7 +225,7 @@ fn names_come_and_go_with_their_containers() {
         let db = world.engine.attach("db")?;
         world.wait_resolved("app", "db", &[db])?;
         world.wait_resolved("db", "app", &[app])?;
-        world.wait_resolved("db", "db.corp.example", &[])?;
+        wait_lookup(host, "db", &[])?;
 
         // Killed and started by turns: exactly the live ones.
         let name = ["--hostname", "web.corp.example"];
@@ -237,12 +237,10 @@ fn names_come_and_go_with_their_containers() {
         for round in 0..5 {
             let (web, _) = live.remove(0);
             world.engine.docker(&["kill", web])?.ok()?;
-            let left: Vec<Ipv4Addr> = live.iter().map(|(_, address)| *address).collect();
-            world.wait_resolved("app", "web", &left)?;
+            wait_lookup(host, "web", &live)?;
             world.engine.docker(&["start", web])?.ok()?;
             live.push((web, world.engine.attach(web)?));
-            let all: Vec<Ipv4Addr> = live.iter().map(|(_, address)| *address).collect();
-            world.wait_resolved("app", "web", &all)?;
+            wait_lookup(host, "web", &live)?;
             let entries = host.weave(&["status", "dns"])?.ok()?;
             let webs = entries.lines().filter(|line| line.starts_with("web ")).count();
             ensure!(webs == 3, "round {round}: {entries}");
@@ -251,26 +249,22 @@ fn names_come_and_go_with_their_containers() {
         // By its own name, when asked to; and removed with it, as all its names are.
         world.run("dog", &["--hostname", "dog.corp.example"])?;
         let dog = weave(&["attach", "--without-dns", "dog"])?.trim().parse()?;
-        world.wait_resolved("app", "dog", &[])?;
+        wait_lookup(host, "dog", &[])?;
         weave(&["dns-add", "dog"])?;
         weave(&["dns-add", "192.0.2.50", "dog", "-h", "extra.corp.example"])?;
-        world.wait_resolved("app", "dog", &[dog])?;
-        world.wait_resolved("app", "extra", &[Ipv4Addr::new(192, 0, 2, 50)])?;
+        wait_lookup(host, "dog", &[("dog", dog)])?;
+        wait_lookup(host, "extra", &[("dog", Ipv4Addr::new(192, 0, 2, 50))])?;
         world.engine.docker(&["rm", "--force", "dog"])?.ok()?;
         for gone in ["dog", "extra"] {
-            world.wait_resolved("app", gone, &[])?;
+            wait_lookup(host, gone, &[])?;
         }
 
         // Stopped and launched: the names of what runs are back.
         host.weave(&["stop"])?.ok()?;
         world.engine.docker(&["rm", "--force", "web2"])?.ok()?;
         launch(host, &[domain])?;
-        let all: Vec<Ipv4Addr> = live
-            .iter()
-            .filter(|(web, _)| *web != "web2")
-            .map(|(_, address)| *address)
-            .collect();
-        world.wait_resolved("app", "web", &all)?;
+        live.retain(|(web, _)| *web != "web2");
+        wait_lookup(host, "web", &live)?;
         world.wait_resolved("app", "db", &[db])?;
 
         // Without WeaveDNS containers keep the nameservers that they have.
@@ -366,6 +360,18 @@ fn hosts_files_and_nameservers_of_ones_own() {
         ensure!(world.resolv_conf("dog")? == kept);
         Ok(())
     });
+}
+
+/// Waits until `dns-lookup` knows exactly these containers' addresses.
+fn wait_lookup(host: &Host, name: &str, containers: &[(&str, Ipv4Addr)]) -> Result<()> {
+    let mut expected: Vec<Ipv4Addr> = containers.iter().map(|(_, address)| *address).collect();
+    expected.sort_unstable();
+    wait_for(&format!("{name} at {expected:?}"), LIMIT, || {
+        let mut found = output_addresses(host, name)?;
+        found.sort_unstable();
+        ensure!(found == expected, "{found:?}");
+        Ok(Some(()))
+    })
 }
 
 fn output_addresses(host: &Host, name: &str) -> Result<Vec<Ipv4Addr>> {
