@@ -14,20 +14,27 @@ use weave_tests::sim::{Faults, Settings, Site, World as AnyWorld, name, node_of}
 const DOMAIN: &str = "weave.local.";
 
 /// A peer with WeaveDNS.
-struct Dns(Names);
+struct Dns {
+    names: Names,
+    /// It was launched with `--no-dns`.
+    off: bool,
+}
 
 impl Dns {
     fn new(node: usize) -> Self {
-        Self(Names::new(name(node), DOMAIN))
+        Self {
+            names: Names::new(name(node), DOMAIN),
+            off: false,
+        }
     }
 }
 
 impl Channels for Dns {
     fn names(&self) -> Vec<&'static str> {
-        vec![CHANNEL]
+        if self.off { Vec::new() } else { vec![CHANNEL] }
     }
     fn get(&mut self, name: &str) -> Option<&mut dyn Channel> {
-        (name == CHANNEL).then_some(&mut self.0 as &mut dyn Channel)
+        (name == CHANNEL && !self.off).then_some(&mut self.names as &mut dyn Channel)
     }
 }
 
@@ -36,7 +43,7 @@ impl Site for Dns {
     const CHORE: Option<Duration> = Some(Duration::from_secs(5));
 
     fn chore(&mut self, out: &mut dyn Outlet) {
-        self.0.tick(out);
+        self.names.tick(out);
     }
 }
 
@@ -65,7 +72,7 @@ fn world(seed: u64, peers: usize, original: impl Fn(usize) -> bool) -> (World, M
 }
 
 fn add(world: &mut World, model: &mut Model, node: usize, what: &str) {
-    world.act(node, |dns, out| dns.0.register(out, "c", 1, what).unwrap());
+    world.act(node, |dns, out| dns.names.register(out, "c", 1, what).unwrap());
     model.insert((node, format!("{what}.{DOMAIN}")));
 }
 
@@ -74,7 +81,7 @@ fn delete(world: &mut World, model: &mut Model, node: usize, what: &str) {
         name: Some(what.to_owned()),
         ..Filter::default()
     };
-    world.act(node, |dns, out| dns.0.remove(out, &filter));
+    world.act(node, |dns, out| dns.names.remove(out, &filter));
     model.remove(&(node, format!("{what}.{DOMAIN}")));
 }
 
@@ -82,8 +89,8 @@ fn delete(world: &mut World, model: &mut Model, node: usize, what: &str) {
 fn agreed(world: &World, model: &Model) -> Result<(), String> {
     let up = world.up();
     let expected: Model = model.iter().filter(|(n, _)| up.contains(n)).cloned().collect();
-    for node in up {
-        let live = world.nodes[node].site.0.entries();
+    for node in up.into_iter().filter(|node| !world.nodes[*node].site.off) {
+        let live = world.nodes[node].site.names.entries();
         let live = live.filter(|(_, state)| state.is_live()).map(|(id, _)| id);
         let live: Model = live
             .map(|id: &Id| (node_of(id.origin()), id.hostname().to_owned()))
@@ -158,7 +165,7 @@ fn names_survive_what_happens_to_peers_and_deleted_ones_stay_deleted() {
         world.run(TOMBSTONE_LIFE.as_secs() + 900);
         agreed(&world, &model).unwrap();
         for node in world.up() {
-            let names = &world.nodes[node].site.0;
+            let names = &world.nodes[node].site.names;
             let live = model.iter().filter(|(n, _)| *n != 8).count();
             assert_eq!(names.entries().count(), live, "seed {seed}, {node}");
             assert_eq!(names.skipped(), 0);
@@ -181,4 +188,34 @@ fn a_change_is_known_everywhere_within_seconds() {
             until_agreed(&mut world, &model, "a deletion", 3);
         }
     }
+}
+
+/// As those do that never heard of WeaveDNS.
+#[test]
+fn peers_without_dns_pass_names_on() {
+    let settings = Settings {
+        seed: 5,
+        peers: 5,
+        discovery: false,
+        conn_limit: 0,
+        same_short_id: false,
+    };
+    let mut world: World = AnyWorld::new(settings, Dns::new);
+    let mut model = Model::new();
+    for node in 1..5 {
+        world.nodes[node].site.off = (1..4).contains(&node);
+        world.connect(node, &[node - 1]);
+    }
+    world.until("a line", 120, World::settled);
+    for node in [0, 4] {
+        add(&mut world, &mut model, node, &format!("own{node}"));
+    }
+    until_agreed(&mut world, &model, "names at both ends", 30);
+    delete(&mut world, &mut model, 4, "own4");
+    until_agreed(&mut world, &model, "a deletion at both ends", 30);
+    // Nothing of it goes in circles.
+    let before = world.traffic.clone();
+    world.run(300);
+    let messages = world.traffic.since(&before).total().messages;
+    assert!(messages < 5 * 300, "{messages} messages at rest");
 }

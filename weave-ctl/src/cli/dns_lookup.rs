@@ -41,8 +41,13 @@ pub(super) async fn dns_lookup(args: DnsLookupArgs, context: &Context) -> Outcom
         Some(given) => given.clone(),
         None => context.env.client().call("GET", "/dns-address-port", &[]).await?,
     };
-    let server = endpoint(server.trim())
+    let mut server = endpoint(server.trim())
         .ok_or_else(|| failure(format!("\"{server}\" is no address of a DNS server")))?;
+    if server.ip().is_unspecified() {
+        // At the loopback address may be another server.
+        let exposed = reachable("0.0.0.0", context).await.and_then(|ip| ip.parse().ok());
+        server.set_ip(exposed.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    }
     let mut name =
         Name::from_utf8(&args.name).map_err(|e| failure(format!("\"{}\" is no name: {e}", args.name)))?;
     name.set_fqdn(true);

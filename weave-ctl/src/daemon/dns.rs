@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::core::Daemon;
 use crate::cli::launch::{DnsOptions, LaunchOptions};
 use crate::dns::answer::Local;
-use crate::dns::server::{Config, PORT, Server};
+use crate::dns::server::{Config, Listen, PORT, Server};
 use crate::dns::zone::SharedZone;
 use crate::ipam::address::Cidr;
 use crate::net::{NetError, Netlink, bridge};
@@ -20,60 +20,40 @@ pub(super) async fn start(
     zone: SharedZone,
 ) -> anyhow::Result<Option<Server>> {
     let Some(dns) = &options.dns else { return Ok(None) };
-    let local = Local::new(&dns.domain, dns.ttl)?;
-    let started = async {
-        let (listen, device, host) = endpoints(options, dns, nl).await?;
-        let config = Config {
-            local,
-            listen,
-            device,
-            host,
-            fallback_timeout: dns.fallback_timeout,
-            resolv_conf: dns.resolv_conf.clone(),
-            upstream_port: PORT,
-        };
-        anyhow::Ok(Server::start(config, zone)?)
+    let config = Config {
+        local: Local::new(&dns.domain, dns.ttl)?,
+        listen: listen(options, dns, nl).await?,
+        fallback_timeout: dns.fallback_timeout,
+        resolv_conf: dns.resolv_conf.clone(),
+        upstream_port: PORT,
     };
-    let server = match started.await {
+    let server = match Server::start(config, zone) {
         Ok(server) => server,
         // Nobody asked for this address, and some other server of the host's may have it.
         Err(error) if dns.listen.is_none() => {
-            tracing::warn!(
-                "Names are not answered on this host: {error:#}; \
-                choose another address with --dns-listen-address, or none with --no-dns"
-            );
+            tracing::warn!("Names are not answered on this host: {error}");
             return Ok(None);
         }
         Err(error) => return Err(error).context("Unable to start dns server"),
     };
-    for address in server.addresses() {
-        tracing::info!("Listening for DNS queries on {address}");
-    }
     let (_, exposed) = bridge::exposed(nl, &options.bridge).await?;
     server.handle().set_subnets(subnets(&exposed));
     Ok(Some(server))
 }
 
-/// Where to listen: address, only by which device, and where the host itself can ask.
-type Endpoints = (SocketAddrV4, Option<String>, Option<SocketAddrV4>);
-
 /// Containers of Docker reach the address of its bridge. Without Docker, they reach addresses of the weave bridge,
-/// which come and go with `weave expose`; what arrives by other devices is not answered, as that may be the Internet.
-async fn endpoints(options: &LaunchOptions, dns: &DnsOptions, nl: &Netlink) -> Result<Endpoints, NetError> {
+/// which come and go with `weave expose`.
+async fn listen(options: &LaunchOptions, dns: &DnsOptions, nl: &Netlink) -> Result<Listen, NetError> {
     if let Some(given) = dns.listen {
-        return Ok((given, None, None));
+        return Ok(Listen::At(given));
     }
     let docker = match nl.find_link(&options.docker_bridge).await? {
         Some(link) if !options.docker_api.is_empty() => nl.addresses(link.index).await?,
         _ => Vec::new(),
     };
     Ok(match docker.first() {
-        Some(cidr) => (SocketAddrV4::new(cidr.addr.into(), PORT), None, None),
-        None => (
-            SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT),
-            Some(options.bridge.clone()),
-            Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT)),
-        ),
+        Some(cidr) => Listen::At(SocketAddrV4::new(cidr.addr.into(), PORT)),
+        None => Listen::Bridge(PORT),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Many datagrams in one system call: the calls are most of what answering costs.
 //!
-//! Where a socket listens on all addresses of a device, each answer leaves from the address that was asked.
+//! Where a socket listens on all addresses, each answer leaves from the address that was asked.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};

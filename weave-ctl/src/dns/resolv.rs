@@ -61,16 +61,23 @@ pub struct Resolv {
 }
 
 impl Resolv {
-    /// Of a file; `None`: there are no servers. `own` are our addresses, where we would only ask ourselves: if one is
-    /// all addresses, all of this host count.
-    pub fn new(path: Option<PathBuf>, port: u16, own: Vec<IpAddr>) -> Self {
+    /// Of a file; `None`: there are no servers.
+    pub fn new(path: Option<PathBuf>, port: u16) -> Self {
         Self {
             path,
             port,
-            own,
+            own: Vec::new(),
             servers: Vec::new(),
             stamp: None,
             checked: None,
+        }
+    }
+
+    /// Our addresses, where we would only ask ourselves: if one is all addresses, all of this host count.
+    pub fn set_own(&mut self, own: Vec<IpAddr>) {
+        if own != self.own {
+            self.own = own;
+            (self.stamp, self.checked) = (None, None);
         }
     }
 
@@ -157,7 +164,8 @@ mod tests {
     fn a_file_that_changes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        let mut resolv = Resolv::new(Some(path.clone()), 53, vec!["172.17.0.1".parse().unwrap()]);
+        let mut resolv = Resolv::new(Some(path.clone()), 53);
+        resolv.set_own(vec!["172.17.0.1".parse().unwrap()]);
         let start = Instant::now();
         let later = |checks: u32| start + checks * CHECK_EVERY;
         assert_eq!(resolv.servers(start), (&[][..], false), "no file");
@@ -192,9 +200,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         std::fs::write(&path, "nameserver 127.0.0.53\nnameserver 192.0.2.1\n").unwrap();
-        let mut all = Resolv::new(Some(path.clone()), 53, vec!["0.0.0.0".parse().unwrap()]);
-        assert_eq!(texts(all.servers(Instant::now()).0), ["192.0.2.1"]);
-        let mut one = Resolv::new(Some(path), 53, vec!["172.17.0.1".parse().unwrap()]);
-        assert_eq!(texts(one.servers(Instant::now()).0), ["127.0.0.53", "192.0.2.1"]);
+        let mut resolv = Resolv::new(Some(path), 53);
+        for (own, servers) in [
+            ("0.0.0.0", &["192.0.2.1"][..]),
+            ("172.17.0.1", &["127.0.0.53", "192.0.2.1"]),
+        ] {
+            resolv.set_own(vec![own.parse().unwrap()]);
+            assert_eq!(texts(resolv.servers(Instant::now()).0), servers);
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! The DNS server as a whole: what it is told, its start and its end (control.md 2.4).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -19,23 +20,26 @@ use super::{tcp, udp};
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
-/// By which the host's own questions come.
-const LOOPBACK: &str = "lo";
 /// Queries on their way to the tasks that wait for others.
 const QUEUE: usize = 256;
+
+/// Where to listen, over UDP and TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// At this address, or not at all.
+    At(SocketAddrV4),
+    /// At this port of the loopback address and of the bridge's addresses as they come and go, wherever it is free.
+    /// All addresses at once would keep other servers of the host from having any.
+    Bridge(u16),
+}
 
 /// What the server is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Domain and TTL of our names.
     pub local: Local,
-    /// Where to listen, over UDP and TCP.
-    pub listen: SocketAddrV4,
-    /// Only what arrives by this device, where `listen` is all addresses.
-    pub device: Option<String>,
-    /// An address of the loopback device to listen on as well, if it can be had: what the host itself asks does not
-    /// arrive by `device`.
-    pub host: Option<SocketAddrV4>,
+    /// Where to listen.
+    pub listen: Listen,
     /// How long upstream servers have to answer.
     pub fallback_timeout: Duration,
     /// The file that names them; `None`: there are none.
@@ -81,15 +85,21 @@ pub struct Shared {
     pub(super) counters: Counters,
     /// Addresses and masks of our bridge.
     subnets: RwLock<Vec<(Ipv4Addr, Ipv4Addr)>>,
-    stopped: AtomicBool,
-    address: SocketAddrV4,
+    listen: Listen,
+    listeners: Mutex<Listeners>,
+}
+
+/// Who listens now.
+#[derive(Default)]
+struct Listeners {
+    all: BTreeMap<Ipv4Addr, Listener>,
+    /// Addresses that could not be had, of which this has been said.
+    refused: BTreeSet<Ipv4Addr>,
+    /// The end of the server.
+    closed: bool,
 }
 
 impl Shared {
-    pub(super) fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
-    }
-
     /// The subnet of our bridge that an asker is in.
     pub(super) fn subnet_of(&self, asker: Ipv4Addr) -> Option<(Ipv4Addr, Ipv4Addr)> {
         let subnets = self.subnets.read().unwrap_or_else(PoisonError::into_inner);
@@ -105,10 +115,20 @@ impl Shared {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Where it listens; all addresses where it listens to one device.
+    /// Where it listens; 0.0.0.0 where it does at the addresses of the bridge.
     #[must_use]
     pub fn address(&self) -> SocketAddrV4 {
-        self.0.address
+        match self.0.listen {
+            Listen::At(given) => self.addresses().first().copied().unwrap_or(given),
+            Listen::Bridge(port) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+        }
+    }
+
+    /// All addresses at which it listens now.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        let listeners = lock(&self.0.listeners);
+        listeners.all.values().map(|listener| listener.address).collect()
     }
 
     /// Present upstream servers, without the port where it is the usual one.
@@ -127,147 +147,163 @@ impl Handle {
         self.0.counters.counts()
     }
 
-    /// Addresses of our bridge with their masks: who asks from there gets the addresses of his own subnet first.
+    /// Addresses of our bridge with their masks, inside a tokio runtime: who asks from there gets the addresses of
+    /// his own subnet first.
     pub fn set_subnets(&self, subnets: Vec<(Ipv4Addr, Ipv4Addr)>) {
+        if let Listen::Bridge(port) = self.0.listen {
+            let wanted = subnets.iter().map(|(address, _)| *address);
+            self.0
+                .listen_at(wanted.chain([Ipv4Addr::LOCALHOST]).collect(), port);
+        }
         *self.0.subnets.write().unwrap_or_else(PoisonError::into_inner) = subnets;
     }
 }
 
-/// Sockets of one address.
-struct Sockets {
-    udp: Arc<UdpSocket>,
-    tcp: TcpListener,
-    address: SocketAddrV4,
-    any_of_device: bool,
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Sockets {
+impl Shared {
+    /// Listens at these addresses and no others. What cannot be had is tried again when the addresses change.
+    fn listen_at(self: &Arc<Self>, wanted: BTreeSet<Ipv4Addr>, port: u16) {
+        let mut listeners = lock(&self.listeners);
+        if listeners.closed {
+            return;
+        }
+        listeners.all.retain(|address, _| wanted.contains(address));
+        listeners.refused.retain(|address| wanted.contains(address));
+        for ip in wanted {
+            if listeners.all.contains_key(&ip) {
+                continue;
+            }
+            let address = SocketAddrV4::new(ip, port);
+            match Listener::start(self, address) {
+                Ok(listener) => {
+                    listeners.refused.remove(&ip);
+                    listeners.all.insert(ip, listener);
+                }
+                Err(error) if listeners.refused.insert(ip) => {
+                    tracing::warn!("Names are not answered at {ip}: {error}");
+                }
+                Err(_) => {}
+            }
+        }
+        // We would only ask ourselves.
+        self.upstream
+            .set_own(listeners.all.keys().map(|ip| IpAddr::V4(*ip)).collect());
+    }
+}
+
+/// Both transports of one address. Ends when it is dropped; afterwards its port is free.
+struct Listener {
+    address: SocketAddrV4,
+    stopped: Arc<AtomicBool>,
+    udp: Arc<UdpSocket>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Listener {
     /// Port 0 is any port, but the same for both transports.
-    fn bind(listen: SocketAddrV4, device: Option<&str>) -> Result<Self, StartError> {
+    fn start(shared: &Arc<Shared>, listen: SocketAddrV4) -> Result<Self, StartError> {
         let failed = |transport| move |error| StartError::new(transport, listen, error);
-        let tcp = tcp::bind(listen, device).map_err(failed("TCP"))?;
+        let tcp = tcp::bind(listen).map_err(failed("TCP"))?;
         let port = tcp.local_addr().map_err(failed("TCP"))?.port();
+        let tcp = TcpListener::from_std(tcp).map_err(failed("TCP"))?;
         let address = SocketAddrV4::new(*listen.ip(), port);
+        let udp = Arc::new(udp::bind(address).map_err(failed("UDP"))?);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let ours = (shared.clone(), udp.clone(), stopped.clone());
+        let thread = std::thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || udp::serve(&ours.0, &ours.1, &ours.2, &jobs))
+            .map_err(failed("UDP"))?;
+        tracing::info!("Listening for DNS queries on {address}");
         Ok(Self {
-            udp: Arc::new(udp::bind(address, device).map_err(failed("UDP"))?),
-            tcp: TcpListener::from_std(tcp).map_err(failed("TCP"))?,
             address,
-            any_of_device: device.is_some() && listen.ip().is_unspecified(),
+            stopped,
+            thread: Some(thread),
+            tasks: [
+                tokio::spawn(udp::pass_on(shared.clone(), udp.clone(), waiting)),
+                tokio::spawn(tcp::serve(shared.clone(), tcp)),
+            ],
+            udp,
         })
     }
 }
 
-/// The running server; end it with [`Server::stop`].
-pub struct Server {
-    shared: Arc<Shared>,
-    sockets: Vec<Arc<UdpSocket>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Listens and answers, inside a tokio runtime.
-    pub fn start(config: Config, zone: SharedZone) -> Result<Self, StartError> {
-        let first = Sockets::bind(config.listen, config.device.as_deref())?;
-        let address = first.address;
-        let second = match config.host.map(|host| Sockets::bind(host, Some(LOOPBACK))) {
-            Some(Err(error)) => {
-                tracing::warn!("this host itself cannot ask WeaveDNS: {error}");
-                None
-            }
-            second => second.and_then(Result::ok),
-        };
-        let all: Vec<Sockets> = std::iter::once(first).chain(second).collect();
-        // All addresses of a device are not ours to ask: such questions go by the loopback device.
-        let own = all
-            .iter()
-            .filter(|s| !s.any_of_device)
-            .map(|s| IpAddr::V4(*s.address.ip()));
-        let upstream = Upstream::new(
-            config.resolv_conf,
-            config.upstream_port,
-            own.collect(),
-            config.fallback_timeout,
-        );
-        let shared = Arc::new(Shared {
-            local: config.local,
-            zone,
-            upstream: Arc::new(upstream),
-            counters: Counters::default(),
-            subnets: RwLock::default(),
-            stopped: AtomicBool::new(false),
-            address,
-        });
-        let mut server = Self {
-            shared,
-            sockets: Vec::new(),
-            threads: Vec::new(),
-            tasks: Vec::new(),
-        };
-        for sockets in all {
-            server.serve(sockets)?;
-        }
-        Ok(server)
-    }
-
-    fn serve(&mut self, sockets: Sockets) -> Result<(), StartError> {
-        let Sockets {
-            udp, tcp, address, ..
-        } = sockets;
-        let (jobs, waiting) = mpsc::channel(QUEUE);
-        let (shared, socket) = (self.shared.clone(), udp.clone());
-        let thread = std::thread::Builder::new()
-            .name("dns".to_owned())
-            .spawn(move || udp::serve(&shared, &socket, &jobs));
-        let thread = thread.map_err(|e| StartError::new("UDP", address, e))?;
-        self.threads.push(thread);
-        let pass_on = udp::pass_on(self.shared.clone(), udp.clone(), waiting);
-        self.tasks.push(tokio::spawn(pass_on));
-        self.tasks
-            .push(tokio::spawn(tcp::serve(self.shared.clone(), tcp)));
-        self.sockets.push(udp);
-        Ok(())
-    }
-
-    /// For those who want to know about it.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle(self.shared.clone())
-    }
-
-    /// All addresses at which it listens.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddrV4> {
-        let address = |socket: &Arc<UdpSocket>| match socket.local_addr() {
-            Ok(SocketAddr::V4(address)) => Some(address),
-            _ => None,
-        };
-        self.sockets.iter().filter_map(address).collect()
-    }
-
-    /// Ends it; afterwards its port is free.
-    pub async fn stop(mut self) {
-        self.halt();
-        for task in std::mem::take(&mut self.tasks) {
-            let _ = task.await;
-        }
-    }
-
+impl Listener {
     fn halt(&mut self) {
-        self.shared.stopped.store(true, Ordering::Release);
-        for socket in &self.sockets {
-            // On a socket without a connection this fails, and wakes who waits at it all the same.
-            let _ = socket2::SockRef::from(&**socket).shutdown(std::net::Shutdown::Both);
-        }
-        for thread in std::mem::take(&mut self.threads) {
+        self.stopped.store(true, Ordering::Release);
+        // On a socket without a connection this fails, and wakes who waits at it all the same.
+        let _ = socket2::SockRef::from(&*self.udp).shutdown(std::net::Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-impl Drop for Server {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.halt();
+    }
+}
+
+/// The running server; end it with [`Server::stop`].
+pub struct Server(Handle);
+
+impl Server {
+    /// Listens and answers, inside a tokio runtime.
+    pub fn start(config: Config, zone: SharedZone) -> Result<Self, StartError> {
+        let upstream = Upstream::new(config.resolv_conf, config.upstream_port, config.fallback_timeout);
+        let shared = Arc::new(Shared {
+            local: config.local,
+            zone,
+            upstream: Arc::new(upstream),
+            counters: Counters::default(),
+            subnets: RwLock::default(),
+            listen: config.listen,
+            listeners: Mutex::default(),
+        });
+        let server = Self(Handle(shared.clone()));
+        match config.listen {
+            Listen::At(address) => {
+                let listener = Listener::start(&shared, address)?;
+                shared.upstream.set_own(vec![IpAddr::V4(*address.ip())]);
+                lock(&shared.listeners).all.insert(*address.ip(), listener);
+            }
+            Listen::Bridge(_) => server.0.set_subnets(Vec::new()),
+        }
+        Ok(server)
+    }
+
+    /// For those who want to know about it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.0.clone()
+    }
+
+    /// Ends it; afterwards its port is free.
+    pub async fn stop(self) {
+        for mut listener in self.close().into_values() {
+            listener.halt();
+            for task in &mut listener.tasks {
+                let _ = task.await;
+            }
+        }
+    }
+
+    fn close(&self) -> BTreeMap<Ipv4Addr, Listener> {
+        let mut listeners = lock(&self.0.0.listeners);
+        listeners.closed = true;
+        std::mem::take(&mut listeners.all)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
     }
 }

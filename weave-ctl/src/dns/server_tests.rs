@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::answer::Local;
 use super::counters::Counts;
-use super::server::{Config, Server};
+use super::server::{Config, Listen, Server};
 use super::zone::{Answer, SharedZone};
 use crate::mesh::name::PeerName;
 
@@ -46,9 +46,7 @@ fn zone() -> SharedZone {
 fn config(listen: SocketAddrV4) -> Config {
     Config {
         local: Local::new("weave.local.", 1).unwrap(),
-        listen,
-        device: None,
-        host: None,
+        listen: Listen::At(listen),
         fallback_timeout: PATIENCE,
         resolv_conf: None,
         upstream_port: 53,
@@ -304,14 +302,9 @@ async fn the_port_is_free_after_the_end_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_addresses_of_one_device() {
-    let everywhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-    let server = start(&Config {
-        device: Some("lo".to_owned()),
-        ..config(everywhere)
-    });
-    let port = server.handle().address().port();
-    let to = on(77, port);
+async fn all_addresses() {
+    let server = start(&config(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
+    let to = on(77, server.handle().address().port());
     // A connected socket takes answers only from the address that it asked.
     assert!(address(&ask(to, &query("seven.weave.local.", 1))).is_some());
     let mut stream = connect(to);
@@ -321,23 +314,45 @@ async fn all_addresses_of_one_device() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_host_itself_where_it_can() {
-    let holder = TcpListener::bind(ANY).unwrap();
-    let taken = SocketAddrV4::new(Ipv4Addr::LOCALHOST, holder.local_addr().unwrap().port());
-    for (host, answered) in [(on(78, 0), true), (taken, false)] {
-        let server = start(&Config {
-            host: Some(host),
-            ..config(ANY)
-        });
-        let to = server.handle().address();
-        assert!(address(&ask(to, &query("seven.weave.local.", 1))).is_some());
-        let second = server.addresses().get(1).copied();
-        assert_eq!(second.is_some(), answered);
-        if let Some(second) = second {
-            assert!(address(&ask(second, &query("seven.weave.local.", 1))).is_some());
-        }
-        server.stop().await;
+async fn addresses_of_the_bridge_as_they_come_and_go() {
+    let (ours, others, gone) = (on(78, 0), on(79, 0), on(80, 0));
+    // A port that somebody else has at one of the addresses.
+    let holder = TcpListener::bind(others).unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let subnet = |address: SocketAddrV4| (*address.ip(), Ipv4Addr::BROADCAST);
+    let listening = |server: &Server| -> Vec<Ipv4Addr> {
+        let all = server.handle().addresses().into_iter().map(|a| *a.ip());
+        all.filter(|ip| *ip != Ipv4Addr::LOCALHOST).collect()
+    };
+    let config = Config {
+        listen: Listen::Bridge(port),
+        ..config(ANY)
+    };
+    let server = Server::start(config, zone()).unwrap();
+    assert_eq!(
+        server.handle().address(),
+        SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)
+    );
+    assert!(listening(&server).is_empty());
+
+    server
+        .handle()
+        .set_subnets([ours, others, gone].map(subnet).into());
+    assert_eq!(listening(&server), [*ours.ip(), *gone.ip()]);
+    let to = |address: SocketAddrV4| SocketAddrV4::new(*address.ip(), port);
+    for address_of_ours in [ours, gone] {
+        assert!(address(&ask(to(address_of_ours), &query("seven.weave.local.", 1))).is_some());
     }
+    // Anybody can have the address that is gone, and we the one that is free now.
+    drop(holder);
+    server.handle().set_subnets([ours, others].map(subnet).into());
+    assert_eq!(listening(&server), [*ours.ip(), *others.ip()]);
+    UdpSocket::bind(to(gone)).expect("free again");
+    for address_of_ours in [ours, others] {
+        assert!(address(&ask(to(address_of_ours), &query("seven.weave.local.", 1))).is_some());
+    }
+    server.stop().await;
+    TcpListener::bind(to(ours)).expect("free again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

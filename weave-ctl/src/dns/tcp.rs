@@ -33,11 +33,10 @@ const MOST_WAITING: usize = 16;
 /// After a failure to accept: no descriptors left, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The address, on one device if it is all addresses of that.
-pub fn bind(listen: SocketAddrV4, device: Option<&str>) -> io::Result<StdListener> {
+/// The address.
+pub fn bind(listen: SocketAddrV4) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.bind_device(device.map(str::as_bytes))?;
     socket.set_nonblocking(true)?;
     socket.bind(&listen.into())?;
     socket.listen(128)?;

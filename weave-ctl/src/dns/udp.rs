@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -30,10 +31,9 @@ pub struct Job {
     request: Box<[u8]>,
 }
 
-/// The address, on one device if it is all addresses of that.
-pub fn bind(listen: SocketAddrV4, device: Option<&str>) -> io::Result<UdpSocket> {
+/// The address; where it is all of them, each answer leaves from the one that was asked.
+pub fn bind(listen: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.bind_device(device.map(str::as_bytes))?;
     if listen.ip().is_unspecified() {
         sockopt::set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
     }
@@ -41,8 +41,8 @@ pub fn bind(listen: SocketAddrV4, device: Option<&str>) -> io::Result<UdpSocket>
     Ok(socket.into())
 }
 
-/// Answers until the server is stopped and the socket shut down.
-pub fn serve(shared: &Shared, socket: &UdpSocket, jobs: &mpsc::Sender<Job>) {
+/// Answers until `stopped` is set and the socket shut down.
+pub fn serve(shared: &Shared, socket: &UdpSocket, stopped: &AtomicBool, jobs: &mpsc::Sender<Job>) {
     let mut answerer = Answerer::new(shared.local.clone(), StdRng::seed_from_u64(rand::random()));
     let mut batch = Batch::default();
     let mut outs = vec![Vec::new(); MOST];
@@ -50,7 +50,7 @@ pub fn serve(shared: &Shared, socket: &UdpSocket, jobs: &mpsc::Sender<Job>) {
     let mut key = Vec::new();
     loop {
         let received = batch.receive(socket);
-        if shared.stopped() {
+        if stopped.load(Ordering::Acquire) {
             return;
         }
         if let Err(error) = received {

@@ -55,15 +55,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Upstream {
     /// Servers are those of the file (none without one), on `port`, without our own addresses. They have `timeout` to
     /// answer.
-    pub fn new(resolv_conf: Option<PathBuf>, port: u16, own: Vec<IpAddr>, timeout: Duration) -> Self {
+    pub fn new(resolv_conf: Option<PathBuf>, port: u16, timeout: Duration) -> Self {
         Self {
-            resolv: Mutex::new(Resolv::new(resolv_conf, port, own)),
+            resolv: Mutex::new(Resolv::new(resolv_conf, port)),
             timeout,
             cache: Mutex::default(),
             started: Instant::now(),
             flights: Mutex::default(),
             preferred: Mutex::default(),
         }
+    }
+
+    /// Our own addresses; see [`Resolv::set_own`].
+    pub fn set_own(&self, own: Vec<IpAddr>) {
+        lock(&self.resolv).set_own(own);
     }
 
     /// The present servers, in the file's order. If they have changed, what the others said is forgotten.

@@ -361,7 +361,8 @@ impl Mesh {
         }
     }
 
-    fn surrogate(&mut self, now: Now, channel: &str) -> Option<Arc<str>> {
+    /// Under which name we pass on what we do not understand; `None`: there are too many such channels.
+    pub(super) fn surrogate(&mut self, now: Now, channel: &str) -> Option<Arc<str>> {
         let name = self.surrogates.channel(now, channel);
         self.counters.channels_refused += u64::from(name.is_none());
         name

@@ -24,7 +24,44 @@ pub struct Tree {
     pub to: Vec<PeerName>,
 }
 
-type Graph = Vec<Vec<u32>>;
+/// The neighbours of each peer by number, in order: one list for all, and where each peer's part of it ends. A
+/// list for each would cost more than all the searches, with hundreds of peers.
+#[derive(Debug, Default)]
+struct Graph {
+    list: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl Graph {
+    fn with_capacity(peers: usize, edges: usize) -> Self {
+        Self {
+            list: Vec::with_capacity(edges),
+            ends: Vec::with_capacity(peers),
+        }
+    }
+
+    /// What was put on the list since the last call are the neighbours of the next peer.
+    fn close(&mut self) {
+        self.ends.push(self.list.len());
+    }
+
+    /// Number of peers.
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn neighbours(&self, of: u32) -> &[u32] {
+        let of = of as usize;
+        let start = of
+            .checked_sub(1)
+            .map_or(Some(0), |before| self.ends.get(before).copied());
+        let range = start.zip(self.ends.get(of).copied());
+        range
+            .and_then(|(start, end)| self.list.get(start..end))
+            .unwrap_or_default()
+    }
+}
+
 /// First hop of each peer that was reached; the start leads to itself.
 type Hops = Vec<Option<u32>>;
 
@@ -47,10 +84,10 @@ impl Routes {
     #[must_use]
     pub fn compute(peers: &Peers, own: PeerName) -> Self {
         let names: Vec<PeerName> = peers.iter().map(|p| p.name).collect();
-        let mut all: Graph = Vec::with_capacity(names.len());
-        let mut claimed: Graph = Vec::with_capacity(names.len());
+        let edges = peers.iter().map(|p| p.connections.len()).sum();
+        let new = || Graph::with_capacity(names.len(), edges);
+        let (mut all, mut claimed, mut established) = (new(), new(), new());
         for peer in peers.iter() {
-            let (mut any, mut est) = (Vec::with_capacity(peer.connections.len()), Vec::new());
             let mut at = 0;
             // Both are sorted, so one pass over the names finds all numbers.
             for link in &peer.connections {
@@ -58,21 +95,21 @@ impl Routes {
                     at += 1;
                 }
                 if names.get(at) == Some(&link.name) {
-                    any.push(at as u32);
+                    all.list.push(at as u32);
                     if link.established {
-                        est.push(at as u32);
+                        claimed.list.push(at as u32);
                     }
                 }
             }
-            all.push(any);
-            claimed.push(est);
+            all.close();
+            claimed.close();
         }
-        let mutual = |p: usize, q: u32| neighbours(&claimed, q).binary_search(&(p as u32)).is_ok();
-        let established: Graph = claimed
-            .iter()
-            .enumerate()
-            .map(|(p, list)| list.iter().copied().filter(|q| mutual(p, *q)).collect())
-            .collect();
+        for peer in 0..claimed.len() as u32 {
+            let mutual = |q: &&u32| claimed.neighbours(**q).binary_search(&peer).is_ok();
+            let both = claimed.neighbours(peer).iter().filter(mutual);
+            established.list.extend(both);
+            established.close();
+        }
         let own = names.binary_search(&own).ok().map(|i| i as u32);
         let mut routes = Self {
             names,
@@ -96,12 +133,11 @@ impl Routes {
     }
 
     fn data_edges(&self) -> impl Iterator<Item = (Option<&PeerName>, Option<&PeerName>)> {
-        let ends = |(from, list): (usize, &'_ Vec<u32>)| {
-            let from = self.names.get(from);
-            let to: Vec<_> = list.iter().map(|to| self.names.get(*to as usize)).collect();
-            to.into_iter().map(move |to| (from, to))
+        let ends = move |(number, from)| {
+            let to = self.established.neighbours(number).iter();
+            to.map(move |to| (Some(from), self.names.get(*to as usize)))
         };
-        self.established.iter().enumerate().flat_map(ends)
+        (0..).zip(&self.names).flat_map(ends)
     }
 
     /// First hop towards a peer; `None` when there is none, or for ourselves.
@@ -153,11 +189,7 @@ impl Routes {
         let tree = self.cache.entry((origin, edges)).or_insert_with(|| {
             let found = search(graph, origin_number as u32, Some(own));
             let unreached = |q: &&u32| found.hops.get(**q as usize).is_some_and(Option::is_none);
-            let list = if found.stopped {
-                neighbours(graph, own)
-            } else {
-                &[]
-            };
+            let list = if found.stopped { graph.neighbours(own) } else { &[] };
             let name = |q: u32| names.get(q as usize).copied();
             Tree {
                 from: found.before_stop.and_then(name),
@@ -197,10 +229,6 @@ impl Routes {
         }
         counts.into_iter().collect()
     }
-}
-
-fn neighbours(graph: &Graph, of: u32) -> &[u32] {
-    graph.get(of as usize).map_or(&[], Vec::as_slice)
 }
 
 /// What [`search`] found.
@@ -243,7 +271,7 @@ fn search(graph: &Graph, from: u32, stop: Option<u32>) -> Found {
                 };
             }
             let via = hops.get(peer as usize).copied().flatten();
-            for neighbour in neighbours(graph, peer) {
+            for neighbour in graph.neighbours(peer) {
                 if let Some(hop @ None) = hops.get_mut(*neighbour as usize) {
                     *hop = if peer == from { Some(*neighbour) } else { via };
                     next.push(*neighbour);

@@ -250,28 +250,25 @@ impl Mesh {
         };
         self.census.received(&packet.channel, payload.len());
         let channel: Arc<str> = packet.channel.as_str().into();
-        if packet.channel != TOPOLOGY && call.channels.get(&channel).is_none() {
-            // It will hear that we do not have this channel from our silence.
-            return;
-        }
         if packet.body == Body::Full {
             self.send_full(call, conn, &channel);
             return;
         }
         let Some(manner) = manner(call.channels, &channel).filter(|m| m.scope == packet.scope) else {
-            if matches!(
+            // A channel that we lack has to be passed on by us all the same: as full states, which need no
+            // understanding.
+            let ours = packet.channel == TOPOLOGY || call.channels.get(&channel).is_some();
+            let full = ours || self.surrogate(call.now, &channel).is_some();
+            let told = matches!(
                 packet.body,
                 Body::Digest { .. } | Body::List(_) | Body::Announce { .. }
-            ) {
-                let full = true;
-                self.add_work(
-                    conn,
-                    &channel,
-                    Work {
-                        full,
-                        ..Work::default()
-                    },
-                );
+            );
+            if full && told {
+                let work = Work {
+                    full,
+                    ..Work::default()
+                };
+                self.add_work(conn, &channel, work);
             }
             return;
         };
