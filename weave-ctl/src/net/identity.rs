@@ -61,7 +61,10 @@ impl Identity {
         }
         let addrs: Option<Vec<Ipv4Addr>> = words.iter().map(|word| word.parse().ok()).collect();
         let addrs = addrs.filter(|addrs| addrs.len() <= MOST)?;
-        Some(Self { mac, addrs: Some(addrs) })
+        Some(Self {
+            mac,
+            addrs: Some(addrs),
+        })
     }
 
     /// Writes it down at that interface.
