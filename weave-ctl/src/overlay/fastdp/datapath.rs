@@ -398,7 +398,8 @@ impl Datapath {
 }
 
 /// As the programs have it.
-fn source(identity: &Identity) -> Source {
+#[must_use]
+pub fn source(identity: &Identity) -> Source {
     let mut source = Source {
         mac: identity.mac,
         count: Source::ANY,
