@@ -12,6 +12,7 @@ mod sim;
 mod soak;
 mod test;
 mod toolchain;
+mod wait;
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;

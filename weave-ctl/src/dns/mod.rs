@@ -16,6 +16,7 @@ pub mod server;
 mod server_tests;
 #[cfg(test)]
 mod sim;
+mod sockets;
 mod tcp;
 mod udp;
 mod upstream;

@@ -5,19 +5,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::cache::{Cache, Key};
 use super::resolv::Resolv;
+use super::sockets::Sockets;
 use super::wire::{self, Query, Question, Reader, rcode};
 
 /// How long a server may take before the next one is asked, too.
@@ -43,6 +44,7 @@ pub struct Upstream {
     resolv: Mutex<Resolv>,
     timeout: Duration,
     cache: Mutex<Cache>,
+    sockets: Sockets,
     started: Instant,
     flights: Mutex<HashMap<Key, watch::Receiver<Option<Said>>>>,
     preferred: Mutex<Option<(SocketAddr, Instant)>>,
@@ -60,6 +62,7 @@ impl Upstream {
             resolv: Mutex::new(Resolv::new(resolv_conf, port)),
             timeout,
             cache: Mutex::default(),
+            sockets: Sockets::default(),
             started: Instant::now(),
             flights: Mutex::default(),
             preferred: Mutex::default(),
@@ -185,7 +188,7 @@ impl Upstream {
                     running.push(async move {
                         let answer = match tcp {
                             true => over_tcp(server, request).await,
-                            false => over_udp(server, request).await,
+                            false => over_udp(&self.sockets, server, request).await,
                         };
                         (server, answer)
                     });
@@ -245,21 +248,16 @@ fn with_new_id(request: &[u8]) -> (u16, Vec<u8>) {
     (id, sent)
 }
 
-async fn over_udp(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    // A random port for each question, and nobody else's messages.
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
+async fn over_udp(sockets: &Sockets, server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
+    let connected = sockets.get(server).await?;
     let (id, sent) = with_new_id(request);
-    socket.send(&sent).await?;
+    connected.socket.send(&sent).await?;
     let mut answer = Vec::with_capacity(LARGEST_UDP);
     loop {
         answer.clear();
-        socket.recv_buf(&mut answer).await?;
+        connected.socket.recv_buf(&mut answer).await?;
         if answers(&answer, request, id) {
+            sockets.put_back(connected);
             return Ok(answer);
         }
     }
