@@ -16,6 +16,7 @@ pub mod lock;
 mod names;
 mod owner;
 mod pages;
+mod plugin_v2;
 mod ps;
 mod query;
 mod reset;
@@ -84,6 +85,8 @@ enum Command {
     Hide(expose::HideArgs),
     Launch(Box<launch::LaunchArgs>),
     Man(pages::ManArgs),
+    #[command(name = "plugin-v2-launch")]
+    PluginV2(plugin_v2::PluginV2Args),
     Prime(targets::PrimeArgs),
     Ps(ps::PsArgs),
     Report(query::ReportArgs),
@@ -219,6 +222,7 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::Report(options) => block_on(query::report(&options, context)),
         Command::Connect(options) => block_on(targets::connect(options, context)),
         Command::Forget(options) => block_on(targets::forget(options, context)),
+        Command::PluginV2(_) => plugin_v2::launch(),
         Command::Prime(_) => block_on(targets::prime(context)),
         Command::Rmpeer(options) => block_on(targets::rmpeer(options, context)),
         Command::Attach(options) => block_on(attach::attach(options, context)),

@@ -149,6 +149,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         bail!(bad.join("\n"));
     }
     let listeners = listen(&options).await?;
+    let mut options = options;
+    let plugin_sockets = super::plugin::listen(&mut options).await?;
     let mtu = match options.mtu {
         MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
         MtuOption::Auto => Mtu::auto(&nl, &options.bridge, options.password.is_some()).await?,
@@ -235,8 +237,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         ours.clone(),
         secrecy.clone(),
     ));
-    let following = follow_docker(&options, &events.0, &nl, &handle);
-    let servers = serve_http(listeners.http, &handle, &stopped);
+    let plugin = super::plugin::Service::new(&options, &nl, &handle);
+    let following = follow_docker(&options, &events.0, &nl, &handle, plugin.as_ref());
+    let mut servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
@@ -272,6 +275,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             ended.context("the daemon's loop has failed")??;
         }
         return Err(error).context("cannot set the initial peers");
+    }
+    if let Some(plugin) = plugin {
+        servers.extend(plugin.start(plugin_sockets, &stopped).await);
     }
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
@@ -361,9 +367,11 @@ fn follow_docker(
     events: &Events,
     nl: &Netlink,
     handle: &Handle,
+    plugin: Option<&super::plugin::Service>,
 ) -> Option<JoinHandle<()>> {
+    let follower = plugin.and_then(|plugin| plugin.follower.clone());
     let has_names = handle.dns().is_some();
-    if options.docker_api.is_empty() || (options.ipam.is_none() && !has_names) {
+    if options.docker_api.is_empty() || (options.ipam.is_none() && !has_names && follower.is_none()) {
         return None;
     }
     let (host, events) = (options.docker_api.clone(), events.clone());
@@ -373,6 +381,9 @@ fn follow_docker(
             if has_names && matches!(event, ContainerEvent::Running { first: true, .. }) {
                 let (nl, bridge, docker) = (nl.clone(), bridge.clone(), host.clone());
                 tokio::spawn(names::repopulate(handle.clone(), nl, bridge, docker));
+            }
+            if let Some(follower) = &follower {
+                follower.told(&event);
             }
             let events = events.clone();
             async move { events.send(Event::Container(event)).await }

@@ -104,6 +104,15 @@ pub async fn list_running() -> Result<Vec<String>, NetError> {
     list_running_at(&default_host()).await
 }
 
+/// Asks the engine at `DOCKER_HOST` or the usual socket; `path` is without the version.
+///
+/// # Errors
+/// Its words, or why there is no answer.
+pub async fn ask_default<T: serde::de::DeserializeOwned>(path: &str) -> Result<T, String> {
+    let asked = ask(&default_host(), path).await;
+    asked.map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| reason)
+}
+
 /// Does Docker at that endpoint say that there is no such container, or that it does not run? An endpoint that
 /// gives no answer says nothing.
 pub async fn is_gone(host: &str, id: &str) -> bool {

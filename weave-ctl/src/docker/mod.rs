@@ -4,7 +4,8 @@ mod client;
 pub mod events;
 pub mod keeper;
 mod lookup;
+pub mod plugin;
 pub mod proxy;
 pub mod wait_folders;
 
-pub use lookup::{DockerContainer, is_gone, list_running, resolve, resolve_at};
+pub use lookup::{DockerContainer, ask_default, is_gone, list_running, resolve, resolve_at};
