@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod error;
 pub mod expose;
 pub mod hosts_file;
+pub mod identity;
 pub mod link;
 mod multicast;
 pub mod netlink;

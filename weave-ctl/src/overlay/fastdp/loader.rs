@@ -8,8 +8,8 @@ use aya::maps::MapData;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weave_common::{
-    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
-    Sender,
+    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MAX_SOURCES, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender, Source,
 };
 
 use super::object;
@@ -69,7 +69,7 @@ struct Shape {
     max_entries: u32,
 }
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         name: "CONFIG",
         key: 4,
@@ -101,6 +101,12 @@ const SHAPES: [Shape; 8] = [
         max_entries: MAX_PEERS,
     },
     Shape {
+        name: "SOURCES",
+        key: 4,
+        value: size_of::<Source>(),
+        max_entries: MAX_SOURCES,
+    },
+    Shape {
         name: "COUNTERS",
         key: 4,
         value: size_of::<Counters>(),
@@ -110,6 +116,12 @@ const SHAPES: [Shape; 8] = [
         name: "TRAFFIC",
         key: 4,
         value: 4,
+        max_entries: MAX_PEERS,
+    },
+    Shape {
+        name: "NEIGHBOURS",
+        key: 4,
+        value: size_of::<NeighbourTraffic>(),
         max_entries: MAX_PEERS,
     },
     Shape {
