@@ -85,8 +85,6 @@ enum Command {
     Hide(expose::HideArgs),
     Launch(Box<launch::LaunchArgs>),
     Man(pages::ManArgs),
-    #[command(name = "plugin-v2-launch")]
-    PluginV2(plugin_v2::PluginV2Args),
     Prime(targets::PrimeArgs),
     Ps(ps::PsArgs),
     Report(query::ReportArgs),
@@ -131,6 +129,7 @@ fn run(args: &[String], env: Env) -> Outcome {
         None => return Err(Failure::usage("")),
         Some("help" | "--help" | "-h") => return Err(Failure::new(0, usage::TEXT)),
         Some("--version") => return query::version(&context),
+        Some(plugin_v2::COMMAND) => return plugin_v2::launch(),
         Some(name) if REMOVED.contains(&name) => return Err(removed(name)),
         Some(name) => {
             if let Some((_, hint)) = LATER.iter().find(|(later, _)| *later == name) {
@@ -222,7 +221,6 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::Report(options) => block_on(query::report(&options, context)),
         Command::Connect(options) => block_on(targets::connect(options, context)),
         Command::Forget(options) => block_on(targets::forget(options, context)),
-        Command::PluginV2(_) => plugin_v2::launch(),
         Command::Prime(_) => block_on(targets::prime(context)),
         Command::Rmpeer(options) => block_on(targets::rmpeer(options, context)),
         Command::Attach(options) => block_on(attach::attach(options, context)),

@@ -14,15 +14,12 @@ use crate::docker;
 use crate::ipam::address::Cidr;
 use crate::net::{Netlink, overlap};
 
+/// Its name; only for the entrypoint, so no help names it.
+pub(super) const COMMAND: &str = "plugin-v2-launch";
 /// Its presence says that Docker has started this plugin before: while Docker restarts, it cannot be asked.
 const SENTINEL: &str = "/restart.sentinel";
 /// How long Docker may take to tell of the swarm.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Launch the daemon as Docker's managed plugin; only for its entrypoint
-#[derive(Debug, clap::Args)]
-#[command(hide = true)]
-pub(crate) struct PluginV2Args {}
 
 /// What Docker tells of itself.
 #[derive(Debug, Default, Deserialize)]

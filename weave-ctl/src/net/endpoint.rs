@@ -6,8 +6,10 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::attach::GUEST_GSO_MAX;
 use super::bridge::{self, MAX_MTU};
+use super::identity::Identity;
 use super::link::check_name;
 use super::{Mac, NetError, Netlink, Netns, arp};
+use crate::ipam::address::Cidr;
 
 /// Beginning of the names of host ends.
 pub const HOST_END: &str = "vethwl";
@@ -26,7 +28,7 @@ pub fn names(endpoint: &str) -> (String, String) {
 }
 
 /// Makes the pair of an endpoint, the first end a port of the bridge; the Ethernet address of the second, which is
-/// `mac` if that is given.
+/// `mac` if that is given. `addrs` are those that Docker will give it: it may use no others.
 ///
 /// # Errors
 /// Without the bridge, if the names are taken, or if the kernel refuses; nothing is left then.
@@ -35,6 +37,7 @@ pub async fn create(
     bridge_name: &str,
     endpoint: &str,
     mac: Option<Mac>,
+    addrs: &[Cidr],
 ) -> Result<Mac, NetError> {
     let bridge = nl.find_link(bridge_name).await?;
     let bridge = bridge.ok_or_else(|| NetError::NoBridge(bridge_name.to_owned()))?;
@@ -59,7 +62,7 @@ pub async fn create(
             guest: guest_end.clone(),
             source: Box::new(e),
         })?;
-    let prepared = prepare(nl, &host_end, &guest_end).await;
+    let prepared = prepare(nl, &host_end, &guest_end, addrs).await;
     if prepared.is_err() {
         // The first error is the one to tell.
         let _ = delete(nl, endpoint).await;
@@ -67,7 +70,7 @@ pub async fn create(
     prepared
 }
 
-async fn prepare(nl: &Netlink, host_end: &str, guest_end: &str) -> Result<Mac, NetError> {
+async fn prepare(nl: &Netlink, host_end: &str, guest_end: &str, addrs: &[Cidr]) -> Result<Mac, NetError> {
     nl.ns()
         .sysctl(vec![(format!("net/ipv6/conf/{host_end}/accept_ra"), "0")])
         .await?;
@@ -77,8 +80,13 @@ async fn prepare(nl: &Netlink, host_end: &str, guest_end: &str) -> Result<Mac, N
         .build();
     nl.change_link(&format!("limit the packet size of {guest_end}"), gso)
         .await?;
-    nl.set_up(&nl.link(host_end).await?).await?;
-    guest.mac.ok_or_else(|| NetError::NoDevice(guest_end.to_owned()))
+    let mac = guest
+        .mac
+        .ok_or_else(|| NetError::NoDevice(guest_end.to_owned()))?;
+    let host = nl.link(host_end).await?;
+    Identity::new(mac, addrs).write(nl, host.index).await?;
+    nl.set_up(&host).await?;
+    Ok(mac)
 }
 
 /// Removes the pair of an endpoint, wherever its second end is. False if there was none.
@@ -138,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn a_pair_comes_and_goes() {
         let Some(nl) = new_host().await else { return };
-        let error = create(&nl, "weave", ENDPOINT, None).await.unwrap_err();
+        let error = create(&nl, "weave", ENDPOINT, None, &[]).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "bridge \"weave\" not present; did you launch weave?"
@@ -147,7 +155,7 @@ mod tests {
         ip(nl.ns(), "link set weave mtu 1376 up").await;
         let bridge = nl.link("weave").await.unwrap();
 
-        let mac = create(&nl, "weave", ENDPOINT, None).await.unwrap();
+        let mac = create(&nl, "weave", ENDPOINT, None, &[]).await.unwrap();
         let (host, guest) = (
             nl.link("vethwl012345678").await.unwrap(),
             nl.link("vethwg012345678").await.unwrap(),
@@ -159,14 +167,14 @@ mod tests {
         assert_eq!((guest.mac, guest.mtu, guest.up), (Some(mac), 1376, false));
         assert!(exists(&nl, ENDPOINT).await.unwrap());
         assert!(!exists(&nl, "a/b").await.unwrap());
-        assert!(create(&nl, "weave", ENDPOINT, None).await.is_err(), "twice");
+        assert!(create(&nl, "weave", ENDPOINT, None, &[]).await.is_err(), "twice");
         assert!(delete(&nl, ENDPOINT).await.unwrap());
         assert!(!delete(&nl, ENDPOINT).await.unwrap());
         assert!(nl.find_link("vethwg012345678").await.unwrap().is_none());
 
         let wanted = [2, 0, 0, 0, 0, 7];
         assert_eq!(
-            create(&nl, "weave", ENDPOINT, Some(wanted)).await.unwrap(),
+            create(&nl, "weave", ENDPOINT, Some(wanted), &[]).await.unwrap(),
             wanted
         );
         // As a release before 1.0 named it.

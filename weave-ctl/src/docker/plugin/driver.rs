@@ -11,6 +11,7 @@ use super::messages::{EndpointCreated, Interface, InterfaceName, Joined, Request
 use super::network;
 use super::options::{self, Networks};
 use crate::api::backend::Backend;
+use crate::ipam::address::Cidr;
 use crate::net::{Mac, Netlink, endpoint, mac_text};
 
 /// How long Docker may take to tell of a network that it made without us. It waits for our answer meanwhile.
@@ -135,8 +136,9 @@ impl<B: Backend> Plugin<B> {
             "" => None,
             text => Some(parse_mac(text).ok_or_else(|| format!("invalid MAC address: {text}"))?),
         };
+        let addrs: Vec<Cidr> = interface.address.parse().into_iter().collect();
         let Inner { nl, bridge, .. } = &*self.0;
-        let made = endpoint::create(nl, bridge, &request.endpoint_id, given).await;
+        let made = endpoint::create(nl, bridge, &request.endpoint_id, given, &addrs).await;
         let mac = made.map_err(|e| e.to_string())?;
         Ok(EndpointCreated {
             err: "",
