@@ -28,6 +28,9 @@ pub struct Report {
     /// WeaveDNS.
     #[serde(rename = "DNS", default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// Docker's network plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Plugin>,
     /// Not in the original: the BPF fast path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast_datapath: Option<FastDatapath>,
@@ -40,6 +43,45 @@ pub struct Report {
     /// Not in the original: the process itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+}
+
+/// Docker's network plugins.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Plugin {
+    /// How they were asked for.
+    pub config: PluginConfig,
+    /// Name of the driver without addresses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver_name: String,
+    /// Name of the drivers with addresses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mesh_driver_name: String,
+}
+
+/// How Docker's network plugins were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PluginConfig {
+    /// Path of the socket; empty: none.
+    pub socket: String,
+    /// Path of the other socket; empty: none.
+    pub mesh_socket: String,
+    /// As legacy plugins.
+    pub enable: bool,
+    /// As a managed plugin.
+    #[serde(rename = "EnableV2")]
+    pub enable_v2: bool,
+    /// Multicast is routed in the managed plugin's networks.
+    #[serde(rename = "EnableV2Multicast")]
+    pub enable_v2_multicast: bool,
+    /// Containers on their networks get names.
+    #[serde(rename = "DNS")]
+    pub dns: bool,
+    /// Where containers get addresses from unless their network has a subnet of its own.
+    pub default_subnet: String,
+    /// Of the host.
+    pub proc_path: String,
 }
 
 /// State of the check for newer versions; its default is "disabled".

@@ -99,6 +99,15 @@ fn summary(report: &Report) -> String {
         line(&mut out, "TTL", &dns.ttl.to_string());
         line(&mut out, "Entries", &live.to_string());
     }
+    if let Some(plugin) = &report.plugin {
+        out.push('\n');
+        if plugin.config.enable_v2 {
+            line(&mut out, "Service", "plugin (v2)");
+        } else {
+            line(&mut out, "Service", "plugin (legacy)");
+            line(&mut out, "DriverName", &plugin.driver_name);
+        }
+    }
     if let Some(fastdp) = &report.fast_datapath {
         out.push('\n');
         fast_datapath(&mut out, fastdp);

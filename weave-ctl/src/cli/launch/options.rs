@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
+use super::plugin::PluginOptions;
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
 use crate::ipam::address::Cidr;
@@ -59,6 +60,8 @@ pub struct LaunchOptions {
     pub dns: Option<DnsOptions>,
     /// Docker's API endpoint; empty: no Docker.
     pub docker_api: String,
+    /// Docker's network plugins; `None`: off.
+    pub plugin: Option<PluginOptions>,
     /// Docker's bridge.
     pub docker_bridge: String,
     /// Control interface; empty: none.
@@ -151,6 +154,8 @@ impl LaunchOptions {
         if let Some(dir) = &args.data_dir {
             paths.data_dir = absolute(dir);
         }
+        let docker_api = args.docker_api.clone().or_else(|| env.docker_host.clone());
+        let docker_api = docker_api.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         Ok(Self {
             name,
             nickname: args.nickname.clone().unwrap_or_else(host_name),
@@ -175,11 +180,8 @@ impl LaunchOptions {
             trusted_subnets,
             ipam: ipam(&args)?,
             dns: DnsOptions::new(&args)?,
-            docker_api: args
-                .docker_api
-                .clone()
-                .or_else(|| env.docker_host.clone())
-                .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+            plugin: PluginOptions::new(&args.plugin, &docker_api, env),
+            docker_api,
             docker_bridge: args
                 .docker_bridge
                 .clone()
