@@ -41,7 +41,6 @@ pub fn rootfs(folder: &Path, program: &Path, artifacts: &Path) -> Result<()> {
     put(folder, program, Path::new(PROGRAM))?;
     // Symbols are for those who build it.
     let _larger = Command::new("strip")
-        .arg("--strip-debug")
         .arg(inside(folder, Path::new(PROGRAM)))
         .status();
     symlink(
