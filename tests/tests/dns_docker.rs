@@ -200,6 +200,85 @@ fn names_of_docker_containers() {
     });
 }
 
+/// The lines of cli.md 8.3 about a domain of one's own, containers that come and go, and a daemon that is stopped.
+#[test]
+fn names_come_and_go_with_their_containers() {
+    Plan::mesh(1).test("dnsrounds", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let world = World::start(host)?;
+        let domain = "--dns-domain=Corp.example.";
+        launch(host, &[domain])?;
+        let weave = |args: &[&str]| world.engine.weave(args)?.ok();
+
+        // Below the domain, also by the container's own list of domains to search in.
+        world.run(
+            "app",
+            &[
+                "--hostname",
+                "app.corp.example",
+                "--dns-search",
+                "sub.corp.example",
+            ],
+        )?;
+        world.run("db", &["--hostname", "db.sub.corp.example"])?;
+        let app = world.engine.attach("app")?;
+        let db = world.engine.attach("db")?;
+        world.wait_resolved("app", "db", &[db])?;
+        world.wait_resolved("db", "app", &[app])?;
+        wait_lookup(host, "db", &[])?;
+
+        // Killed and started by turns: exactly the live ones.
+        let name = ["--hostname", "web.corp.example"];
+        let mut live = Vec::new();
+        for web in ["web1", "web2", "web3"] {
+            world.run(web, &name)?;
+            live.push((web, world.engine.attach(web)?));
+        }
+        for round in 0..5 {
+            let (web, _) = live.remove(0);
+            world.engine.docker(&["kill", web])?.ok()?;
+            wait_lookup(host, "web", &live)?;
+            world.engine.docker(&["start", web])?.ok()?;
+            live.push((web, world.engine.attach(web)?));
+            wait_lookup(host, "web", &live)?;
+            let entries = host.weave(&["status", "dns"])?.ok()?;
+            let webs = entries.lines().filter(|line| line.starts_with("web ")).count();
+            ensure!(webs == 3, "round {round}: {entries}");
+        }
+
+        // By its own name, when asked to; and removed with it, as all its names are.
+        world.run("dog", &["--hostname", "dog.corp.example"])?;
+        let dog = weave(&["attach", "--without-dns", "dog"])?.trim().parse()?;
+        wait_lookup(host, "dog", &[])?;
+        weave(&["dns-add", "dog"])?;
+        weave(&["dns-add", "192.0.2.50", "dog", "-h", "extra.corp.example"])?;
+        wait_lookup(host, "dog", &[("dog", dog)])?;
+        wait_lookup(host, "extra", &[("dog", Ipv4Addr::new(192, 0, 2, 50))])?;
+        world.engine.docker(&["rm", "--force", "dog"])?.ok()?;
+        for gone in ["dog", "extra"] {
+            wait_lookup(host, gone, &[])?;
+        }
+
+        // Stopped and launched: the names of what runs are back.
+        host.weave(&["stop"])?.ok()?;
+        world.engine.docker(&["rm", "--force", "web2"])?.ok()?;
+        launch(host, &[domain])?;
+        live.retain(|(web, _)| *web != "web2");
+        wait_lookup(host, "web", &live)?;
+        world.wait_resolved("app", "db", &[db])?;
+
+        // Without WeaveDNS containers keep the nameservers that they have.
+        host.weave(&["stop"])?.ok()?;
+        launch(host, &["--no-dns"])?;
+        world.run("plain", &["--hostname", "plain.corp.example"])?;
+        let before = world.resolv_conf("plain")?;
+        let output = world.engine.weave(&["attach", "plain"])?;
+        ensure!(output.success() && output.stderr.is_empty(), "{output}");
+        ensure!(world.resolv_conf("plain")? == before);
+        Ok(())
+    });
+}
+
 #[test]
 fn hosts_files_and_nameservers_of_ones_own() {
     Plan::mesh(1).test("dnsfiles", |lab: &Lab| {
@@ -281,6 +360,18 @@ fn hosts_files_and_nameservers_of_ones_own() {
         ensure!(world.resolv_conf("dog")? == kept);
         Ok(())
     });
+}
+
+/// Waits until `dns-lookup` knows exactly these containers' addresses.
+fn wait_lookup(host: &Host, name: &str, containers: &[(&str, Ipv4Addr)]) -> Result<()> {
+    let mut expected: Vec<Ipv4Addr> = containers.iter().map(|(_, address)| *address).collect();
+    expected.sort_unstable();
+    wait_for(&format!("{name} at {expected:?}"), LIMIT, || {
+        let mut found = output_addresses(host, name)?;
+        found.sort_unstable();
+        ensure!(found == expected, "{found:?}");
+        Ok(Some(()))
+    })
 }
 
 fn output_addresses(host: &Host, name: &str) -> Result<Vec<Ipv4Addr>> {

@@ -64,18 +64,7 @@ fn pages_json_metrics_and_watching() {
         second.launch(&[&address])?;
         first.wait_connections(1, "established fastdp")?;
 
-        // The text agrees with the report (cli.md 8.7).
-        let text = first.weave(&["status"])?.ok()?;
-        for (label, format) in [
-            ("Name", "{{.Router.Name}}({{.Router.NickName}})"),
-            ("Targets", "{{len .Router.Targets}}"),
-            ("DefaultSubnet", "{{.IPAM.DefaultSubnet}}"),
-        ] {
-            let value = first.weave(&["report", "-f", format])?.ok()?;
-            let line = format!("{label:>15}: {value}\n");
-            ensure!(text.contains(&line), "{line:?} in {text}");
-        }
-        ensure!(text.contains("version check update disabled"), "{text}");
+        the_text_agrees_with_the_report(first, second)?;
 
         // JSON on every page, over the Unix socket as well.
         let summary = json(first, &[])?;
@@ -142,6 +131,57 @@ fn pages_json_metrics_and_watching() {
         ensure!(watched.success() && !watched.stdout.contains('\x1b'), "{watched}");
         Ok(())
     });
+}
+
+/// The lines of cli.md 8.7.
+fn the_text_agrees_with_the_report(first: &Host, second: &Host) -> Result<()> {
+    let page = |page: &str| first.weave(&["status", page])?.ok();
+    let report = |format: &str| first.weave(&["report", "-f", format])?.ok();
+    second
+        .weave(&["dns-add", "192.0.2.7", "-h", "db.weave.local"])?
+        .ok()?;
+    wait_for("the name", LIMIT, || {
+        Ok((report("{{len .DNS.Entries}}")? == "1").then_some(()))
+    })?;
+    let text = first.weave(&["status"])?.ok()?;
+    for (label, format, after) in [
+        ("Name", "{{.Router.Name}}({{.Router.NickName}})", "\n"),
+        ("Targets", "{{len .Router.Targets}}", "\n"),
+        ("Connections", "{{len .Router.Connections}}", " (1 established)\n"),
+        (
+            "Peers",
+            "{{len .Router.Peers}}",
+            " (with 2 established connections)\n",
+        ),
+        ("DefaultSubnet", "{{.IPAM.DefaultSubnet}}", "\n"),
+        ("Domain", "{{.DNS.Domain}}", "\n"),
+        ("Entries", "{{len .DNS.Entries}}", "\n"),
+    ] {
+        let value = report(format)?;
+        let line = format!("{label:>15}: {value}{after}");
+        ensure!(text.contains(&line), "{line:?} in {text}");
+    }
+    ensure!(text.contains("version check update disabled"), "{text}");
+    let check = "{{with .VersionCheck}}{{.Enabled}} {{.Success}} {{printf \"%q\" .NewVersion}}{{end}}";
+    ensure!(report(check)? == "false false \"\"", "{}", report(check)?);
+    let targets = "{{range .Router.Targets}}{{.}}{{\"\\n\"}}{{end}}";
+    let listed = second.weave(&["report", "-f", targets])?.ok()?;
+    ensure!(listed == format!("{}\n", first.address()), "{listed:?}");
+    ensure!(second.weave(&["status", "targets"])?.ok()? == listed);
+
+    let peers = page("peers")?;
+    for host in [first, second] {
+        let known = format!("{}({})", host.peer_name(), host.name());
+        ensure!(peers.contains(&known), "{known} in {peers}");
+    }
+    ensure!(page("dns")?.starts_with("db "), "{}", page("dns")?);
+    let connections = second.weave(&["status", "connections"])?.ok()?;
+    let remote = connections.split_whitespace().nth(1);
+    let expected = format!("{}:6783", first.address());
+    ensure!(remote == Some(expected.as_str()), "{connections}");
+    // There is no ring before somebody asks for an address.
+    ensure!(page("ipam")?.is_empty(), "{}", page("ipam")?);
+    Ok(())
 }
 
 #[test]
@@ -212,6 +252,19 @@ fn containers_are_kept_out() {
         }
         let (status, body) = get(second.netns(), first.address(), STATUS, "/status")?;
         ensure!(status == 200, "another host: {status} {body}");
+        // Also one whose own address is in the range, on a network of both.
+        for (host, address) in [(first, "10.33.0.1/24"), (second, "10.33.0.2/24")] {
+            host.exec(&["ip", "address", "add", address, "dev", "eth0"])?
+                .ok()?;
+        }
+        let neighbour = Ipv4Addr::new(10, 33, 0, 1);
+        let (status, body) = get(second.netns(), neighbour, STATUS, "/status")?;
+        ensure!(
+            status == 200,
+            "a host with an address of the range: {status} {body}"
+        );
+        let (status, body) = get(container.netns(), neighbour, STATUS, "/status")?;
+        ensure!(status == 403, "a container by that address: {status} {body}");
         Ok(())
     });
 }
@@ -239,7 +292,7 @@ fn by_default_only_the_host_itself_is_answered() {
             "{wrong}"
         );
         let page = first.weave(&["status", "conections"])?;
-        let text = "Invalid 'weave status' sub-command: conections\n";
+        let text = "Invalid 'weave status' sub-command: conections\nDid you mean 'connections'?\n";
         ensure!(page.code == 1 && page.stderr.contains(text), "{page}");
         Ok(())
     });

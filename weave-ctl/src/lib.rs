@@ -4,6 +4,7 @@
 //! sockets, clocks, netlink and BPF maps; `cli` and `api` are what people and scripts talk to.
 
 pub mod api;
+pub mod artifact;
 pub mod cli;
 pub mod daemon;
 pub mod dns;

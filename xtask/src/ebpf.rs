@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: the BPF programs into target/bpf/weave.bpf.o.
+//! `cargo xtask build-ebpf`: the BPF programs into target/bpf/weave.bpf.o, and what else is found beside them.
 
 use std::env;
 use std::fs;
@@ -9,9 +9,11 @@ use anyhow::{Context, Result};
 
 use crate::shell::{clean, root, run, target};
 use crate::toolchain::{self, Compiler};
+use crate::wait;
 
-/// Builds the object, if it is not up to date, and gives its path.
+/// Builds the wait helper and the object, if they are not up to date, and gives the object's path.
 pub fn build() -> Result<PathBuf> {
+    wait::build()?;
     let compiler = Compiler::find()?;
     let linker = toolchain::linker(compiler.llvm).with_context(|| {
         format!(

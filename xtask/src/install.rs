@@ -30,6 +30,11 @@ pub fn run(prefix: &Path) -> Result<()> {
         &prefix.join("bin/weave-ctl"),
     )?;
     copy("644", &object, &prefix.join("lib/weave/weave.bpf.o"))?;
+    copy(
+        "755",
+        &object.with_file_name("weave-wait"),
+        &prefix.join("lib/weave/weave-wait"),
+    )?;
     copy("644", &unit, &prefix.join("lib/systemd/system/weave.service"))?;
     short_name(&prefix.join("bin/weave"))?;
     pages(&prefix.join("share"))?;

@@ -12,6 +12,7 @@ mod sim;
 mod soak;
 mod test;
 mod toolchain;
+mod wait;
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -33,7 +34,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Install what is missing on this machine: Debian packages, a compiler for BPF, bpf-linker
-    Setup,
+    Setup {
+        /// Also what only `bench dns` needs: dnsperf and dnsmasq
+        #[arg(long)]
+        bench: bool,
+    },
     /// Build the BPF programs into target/bpf/weave.bpf.o
     BuildEbpf,
     /// The main job on one machine: two hosts, a container on each, traffic between them
@@ -94,13 +99,16 @@ enum Task {
 enum BenchInstead {
     /// The control plane: allocations, joining, gossip, memory; table and target/bench-control.json
     Control(bench::control::Arguments),
+    /// A scrape of the metrics of a peer that has many neighbours and knows many names
+    Metrics(bench::metrics::Arguments),
     /// WeaveDNS against dnsmasq: questions a second, latencies; table and target/bench-dns.json
     Dns(bench::dns::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
-        Task::Setup => setup::run(setup::Detail::Full),
+        Task::Setup { bench } => setup::run(setup::Detail::Full)
+            .and_then(|()| if bench { setup::need(&setup::BENCH) } else { Ok(()) }),
         Task::BuildEbpf => ebpf::build().map(drop),
         Task::Demo { built } => demo::run(built),
         Task::Lab { task } => lab::run(task),
@@ -111,6 +119,10 @@ fn main() -> ExitCode {
             instead: Some(BenchInstead::Control(arguments)),
             ..
         } => bench::control::run(arguments),
+        Task::Bench {
+            instead: Some(BenchInstead::Metrics(arguments)),
+            ..
+        } => bench::metrics::run(&arguments),
         Task::Bench {
             instead: Some(BenchInstead::Dns(arguments)),
             ..

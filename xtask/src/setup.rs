@@ -44,6 +44,8 @@ const DOCKER: [(&str, &str); 5] = [
     ("busybox", "busybox-static"),
     ("musl-gcc", "musl-tools"),
 ];
+/// What only measurements need: `cargo xtask setup --bench`.
+pub const BENCH: [(&str, &str); 2] = [("dnsperf", "dnsperf"), ("dnsmasq", "dnsmasq-base")];
 /// The original's mesh library and a compiler for it (80 MB; about a minute), also only where `CI` is set.
 /// Without them a few tests are skipped, which the summary tells: so failing to get them is no failure.
 const THIRD_PARTY: [&str; 2] = ["golang-go", mesh_peer::PACKAGE];
@@ -66,11 +68,7 @@ pub fn run(detail: Detail) -> Result<()> {
     if std::env::var_os("CI").is_some() {
         programs.extend(DOCKER);
     }
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|(p, _)| find(p).is_none())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing = missing(&programs);
     for (program, package) in programs {
         note(
             &format!("{program} ({package})"),
@@ -114,16 +112,24 @@ pub fn run(detail: Detail) -> Result<()> {
 
 /// Installs those of the programs that are missing; each comes with the name of its package.
 pub fn need(programs: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<&str> = programs
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        install_packages(&missing)
+    match &missing(programs)[..] {
+        [] => Ok(()),
+        packages => install_packages(packages),
     }
+}
+
+/// Fails, and says how to get them, unless all of these programs are there.
+pub fn present(programs: &[(&str, &str)]) -> Result<()> {
+    match &missing(programs)[..] {
+        [] => Ok(()),
+        packages => bail!("{} missing: cargo xtask setup --bench", packages.join(" and ")),
+    }
+}
+
+/// Packages of the programs that are not there.
+fn missing<'a>(programs: &[(&str, &'a str)]) -> Vec<&'a str> {
+    let missing = programs.iter().filter(|(program, _)| find(program).is_none());
+    missing.map(|(_, package)| *package).collect()
 }
 
 fn rust_component(component: &str, subcommand: &str) -> Result<()> {

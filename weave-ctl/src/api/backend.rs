@@ -31,8 +31,8 @@ pub enum BackendError {
 pub enum Detail {
     /// Everything.
     All,
-    /// Without what no metric is made from, and what grows with the square of the peers: connections of other
-    /// peers, routes, MAC addresses.
+    /// Without what no metric is made from, and what grows with the square of the peers or with the containers of
+    /// all: connections of other peers, routes, MAC addresses, names.
     Metrics,
 }
 

@@ -404,6 +404,9 @@ pub struct Dns {
     /// All entries, tombstones included.
     #[serde(with = "nullable")]
     pub entries: Vec<DnsEntry>,
+    /// Live entries of this peer, where the entries themselves were not asked for.
+    #[serde(skip)]
+    pub own_live: Option<usize>,
     /// Not in the original: queries since the start, by what became of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub queries: BTreeMap<String, u64>,

@@ -361,8 +361,11 @@ fn dns(dns: &Dns, aligned: bool) -> String {
     let mut out = String::new();
     let suffix = format!(".{}", dns.domain);
     let name = |entry: &'_ DnsEntry| -> String {
-        let name = entry.hostname.strip_suffix(&suffix);
-        name.unwrap_or(&entry.hostname).to_owned()
+        // The case is as somebody gave it, in the name and in the domain.
+        let at = entry.hostname.len().checked_sub(suffix.len());
+        let split = at.and_then(|at| entry.hostname.split_at_checked(at));
+        let bare = split.filter(|(_, end)| end.eq_ignore_ascii_case(&suffix));
+        bare.map_or(entry.hostname.as_str(), |(bare, _)| bare).to_owned()
     };
     let live = || dns.entries.iter().filter(|e| e.tombstone == 0);
     let names: Vec<String> = live().map(name).collect();

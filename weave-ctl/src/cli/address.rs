@@ -49,6 +49,18 @@ fn is_address(text: &str) -> bool {
         })
 }
 
+/// The failure about an argument that is left: one that lacks only the length of its prefix is told so.
+pub fn left_over(rest: &[String], otherwise: &str) -> Failure {
+    let bare = |text: &&String| {
+        let ip = text.strip_prefix("ip:").or_else(|| text.strip_prefix("net:"));
+        ip.unwrap_or(text).parse::<std::net::Ipv4Addr>().is_ok()
+    };
+    Failure::usage(&match rest.iter().find(bare) {
+        Some(text) => format!("'{text}' has no prefix length: {text}/12, for example\n\n"),
+        None => format!("{otherwise}\n\n"),
+    })
+}
+
 /// Addresses as printed: without prefix length, in one line.
 pub fn line(cidrs: &[Cidr]) -> String {
     let texts: Vec<String> = cidrs
@@ -106,6 +118,24 @@ mod tests {
             ),
         ] {
             assert_eq!(leading(&[text.to_owned()]).unwrap_err(), Failure::new(1, error));
+        }
+    }
+
+    #[test]
+    fn what_is_left() {
+        for (rest, reason) in [
+            (
+                "10.0.0.1 c",
+                "'10.0.0.1' has no prefix length: 10.0.0.1/12, for example\n\n",
+            ),
+            (
+                "c net:10.0.0.0",
+                "'net:10.0.0.0' has no prefix length: net:10.0.0.0/12, for example\n\n",
+            ),
+            ("c d", "other\n\n"),
+        ] {
+            let rest: Vec<String> = rest.split(' ').map(str::to_owned).collect();
+            assert_eq!(left_over(&rest, "other"), Failure::usage(reason));
         }
     }
 

@@ -52,7 +52,7 @@ fn split(args: &[String]) -> Result<(Vec<AddressArg>, &str), Failure> {
     match address::leading(args)? {
         (addresses, [container]) => Ok((addresses, container)),
         (_, []) => Err(Failure::usage("a container is missing\n\n")),
-        (_, _) => Err(Failure::usage("more than one container\n\n")),
+        (_, rest) => Err(address::left_over(rest, "more than one container")),
     }
 }
 

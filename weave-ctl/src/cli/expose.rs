@@ -46,7 +46,7 @@ pub(crate) struct HideArgs {
 fn addresses(args: &[String]) -> Result<Vec<address::AddressArg>, super::Failure> {
     match address::leading(args)? {
         (addresses, []) => Ok(addresses),
-        (_, [left, ..]) => Err(super::Failure::usage(&format!("'{left}' is no address\n\n"))),
+        (_, rest @ [left, ..]) => Err(address::left_over(rest, &format!("'{left}' is no address"))),
     }
 }
 

@@ -1,5 +1,7 @@
 //! How a command ends when it does not succeed (cli.md 1.2, 1.3).
 
+use std::io::IsTerminal as _;
+
 use super::usage;
 
 /// Exit status and what to say on standard error.
@@ -36,8 +38,19 @@ impl Failure {
     }
 
     pub(super) fn print(&self) {
-        if !self.text.is_empty() {
-            super::note(self.text.trim_end_matches('\n'));
+        let text = self.shown(std::io::stderr().is_terminal());
+        if !text.is_empty() {
+            super::note(text.trim_end_matches('\n'));
+        }
+    }
+
+    /// At a terminal the reason would scroll away above the usage text.
+    fn shown(&self, terminal: bool) -> String {
+        match self.text.strip_suffix(usage::TEXT).map(str::trim_end) {
+            Some(reason) if terminal && !reason.is_empty() => {
+                format!("{reason}\n\n'weave help' lists the commands, 'weave <command> --help' explains one.")
+            }
+            _ => self.text.clone(),
         }
     }
 }
@@ -45,5 +58,20 @@ impl Failure {
 impl From<crate::net::NetError> for Failure {
     fn from(error: crate::net::NetError) -> Self {
         Self::new(1, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_whole_for_scripts() {
+        let failure = Failure::usage("no such thing\n\n");
+        assert_eq!(failure.shown(false), failure.text);
+        let short = failure.shown(true);
+        assert!(short.starts_with("no such thing\n\n'weave help'"), "{short}");
+        assert_eq!(Failure::usage("").shown(true), usage::TEXT);
+        assert_eq!(Failure::new(1, "why").shown(true), "why");
     }
 }

@@ -1,10 +1,11 @@
 //! `weave completion`, and the manual pages that an installation makes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::CommandFactory as _;
 
-use super::{Command, Failure, Outcome, out};
+use super::{Command, Failure, Outcome, out, query};
 
 /// The names under which the command is called.
 const NAMES: [&str; 2] = ["weave", "weave-ctl"];
@@ -41,7 +42,7 @@ pub(super) fn completion(args: &CompletionArgs) -> Outcome {
 
 fn script(shell: Shell) -> String {
     let generated = |name: &str| {
-        let (mut command, mut text) = (Command::command(), Vec::new());
+        let (mut command, mut text) = (complete(), Vec::new());
         match shell {
             Shell::Bash => clap_complete::generate(clap_complete::Shell::Bash, &mut command, name, &mut text),
             Shell::Zsh => clap_complete::generate(clap_complete::Shell::Zsh, &mut command, name, &mut text),
@@ -53,15 +54,56 @@ fn script(shell: Shell) -> String {
     match shell {
         // One function serves both names: zsh reads them from the first line.
         Shell::Zsh => generated(short).replacen("#compdef weave", &format!("#compdef {short} {long}"), 1),
-        Shell::Bash | Shell::Fish => NAMES.map(generated).concat(),
+        Shell::Bash => NAMES.map(generated).concat(),
+        // Its generator leaves out what stands alone.
+        Shell::Fish => NAMES
+            .map(|name| {
+                let (function, pages) = (
+                    name.replace('-', "_"),
+                    query::pages().collect::<Vec<_>>().join(" "),
+                );
+                let on = format!("__fish_{function}_using_subcommand status");
+                format!(
+                    "{}complete -c {name} -n \"{on}\" -f -a \"{pages}\"\n",
+                    generated(name)
+                )
+            })
+            .concat(),
     }
 }
 
+/// The command with what only completion needs: the pages by name, where the daemon has the last word on them.
+fn complete() -> clap::Command {
+    let pages = clap::builder::PossibleValuesParser::new(query::pages());
+    Command::command().mut_subcommand("status", |status| {
+        status.mut_arg("page", |page| page.value_parser(pages))
+    })
+}
+
 pub(super) fn man(args: &ManArgs) -> Outcome {
-    clap_mangen::generate_to(Command::command(), &args.folder).map_err(|error| {
+    let written = clap_mangen::generate_to(Command::command(), &args.folder);
+    written.and_then(|()| examples(&args.folder)).map_err(|error| {
         let folder = args.folder.display();
         Failure::new(1, format!("cannot write manual pages into {folder}: {error}"))
     })
+}
+
+/// Examples under a heading of that name, which the generator does not know.
+fn examples(folder: &Path) -> io::Result<()> {
+    let command = Command::command();
+    for command in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        let page = folder.join(format!("weave-{}.1", command.get_name()));
+        let text = fs::read_to_string(&page)?;
+        let mut text = text.replacen(".SH EXTRA\n", ".SH NOTES\n", 1);
+        for title in ["Examples:\n", "Example:\n"] {
+            text = text.replacen(&format!("\n{title}"), "\n.SH EXAMPLES\n", 1);
+        }
+        fs::write(
+            &page,
+            text.replacen(".SH NOTES\n.SH EXAMPLES\n", ".SH EXAMPLES\n", 1),
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -82,6 +124,7 @@ mod tests {
                 );
             }
             assert!(script.contains("weave-ctl"), "{shell:?}");
+            assert!(query::pages().all(|page| script.contains(page)), "{shell:?}");
         }
         assert!(script(Shell::Zsh).starts_with("#compdef weave weave-ctl\n"));
     }
@@ -93,11 +136,11 @@ mod tests {
             folder: folder.path().to_owned(),
         };
         man(&args).unwrap();
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         assert!(read("weave.1").contains("weave\\-status(1)"));
         for command in Command::command().get_subcommands().filter(|c| !c.is_hide_set()) {
             let page = read(&format!("weave-{}.1", command.get_name()));
-            assert!(page.contains("Example"), "{}", command.get_name());
+            assert!(page.contains("\n.SH EXAMPLES\n  "), "{}", command.get_name());
         }
         let nowhere = ManArgs {
             folder: folder.path().join("none"),

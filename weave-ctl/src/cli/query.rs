@@ -14,7 +14,7 @@ use super::{Context, Failure, Outcome, out};
 #[command(after_help = "Examples:\n  weave status\n  weave status connections\n  \
     weave status connections --watch\n  weave status ipam --output json")]
 pub(crate) struct StatusArgs {
-    /// targets, connections, peers, or ipam; a summary if left out
+    /// targets, connections, peers, dns, or ipam; a summary if left out
     page: Vec<String>,
     /// How to print it
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -109,13 +109,16 @@ async fn page(args: &StatusArgs, client: &Client, screen: Screen) -> Result<Stri
     })
 }
 
+/// The pages beside the summary.
+pub(super) fn pages() -> impl Iterator<Item = &'static str> {
+    let paths = Page::ALL.iter();
+    paths.filter_map(|(path, _)| path.strip_prefix("/status/"))
+}
+
 /// A line that names the page that was probably meant.
 fn near(page: &str) -> String {
-    let paths = Page::ALL
-        .iter()
-        .filter_map(|(path, _)| path.strip_prefix("/status/"));
-    let near = paths.filter(|name| name.starts_with(page.trim_end_matches('s')) && !page.is_empty());
-    near.map(|name| format!("Did you mean '{name}'?\n")).collect()
+    let pages = clap::Command::new("status").subcommands(pages().map(clap::Command::new));
+    super::suggestion(pages.try_get_matches_from(["status", page]).err().as_ref())
 }
 
 pub(super) async fn report(args: &ReportArgs, context: &Context) -> Outcome {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, Paths, need_root, note, stop};
+use crate::docker::wait_folders::WaitFolders;
 use crate::net::{Netlink, bridge, expose};
 use crate::overlay::fastdp::attach;
 
@@ -66,6 +67,7 @@ async fn remove_all(paths: &Paths, bridge: &str) {
 /// The pins hold the programs on the interfaces: without them the kernel lets go.
 fn remove_files(paths: &Paths) {
     report(remove(&paths.bpf_dir));
+    report(remove(&WaitFolders::root(&paths.data_dir)));
     for dir in [&paths.data_dir, &paths.run_dir] {
         for file in our_files(dir) {
             report(remove(&file));
@@ -131,6 +133,7 @@ mod tests {
             "data/weave.redb",
             "data/weavedata.db",
             "data/other",
+            "data/wait/w/w",
             "run/weave.log",
             "bpf/maps/peers",
         ] {
@@ -142,6 +145,6 @@ mod tests {
         remove_files(&paths);
         assert!(!has_data(&paths) && !bpf_dir.exists());
         assert_eq!(std::fs::read_dir(&run_dir).unwrap().count(), 0);
-        assert!(data_dir.join("other").exists());
+        assert!(data_dir.join("other").exists() && !data_dir.join("wait").exists());
     }
 }

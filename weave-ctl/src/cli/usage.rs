@@ -40,7 +40,7 @@ weave dns-add       [<ip_address> ...] <container> [-h <fqdn>] |
                       <ip_address> ... -h <fqdn>
       dns-lookup    <unqualified_name>
 
-weave status        [targets | connections | peers | ipam]
+weave status        [targets | connections | peers | dns | ipam]
                       [--output text|json] [--watch[=<seconds>]]
       report        [-f <format>]
       ps            [<container> ...]

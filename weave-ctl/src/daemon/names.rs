@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::core::{Daemon, OurChannels, unix_now};
 use super::handle::Handle;
 use super::requests::is_docker_id;
-use crate::api::backend::{Backend, BackendError};
+use crate::api::backend::{Backend, BackendError, Detail};
 use crate::api::report;
+use crate::dns::entry::{Id, State};
 use crate::dns::names::{CHANNEL, Names, Touched};
 use crate::dns::zone::Answer;
 use crate::docker;
@@ -92,11 +93,18 @@ impl Daemon {
     }
 
     /// WeaveDNS for the report.
-    pub(super) fn dns(&self) -> Option<report::Dns> {
+    pub(super) fn dns(&self, detail: Detail) -> Option<report::Dns> {
         let names = self.channels.names.as_ref()?;
         let options = self.options.dns.as_ref()?;
         // Names are gossiped even where nobody can ask for them.
         let server = self.resolver.as_ref();
+        let (entries, own_live) = match detail {
+            Detail::All => (dns_entries(names), None),
+            Detail::Metrics => {
+                let ours = |(id, state): &(&Id, State)| id.origin() == self.name && state.tombstone == 0;
+                (Vec::new(), Some(names.entries().filter(ours).count()))
+            }
+        };
         Some(report::Dns {
             domain: names.domain().to_owned(),
             upstream: server.map(|server| server.upstream()).unwrap_or_default(),
@@ -104,7 +112,8 @@ impl Daemon {
                 .map(|server| server.address().to_string())
                 .unwrap_or_default(),
             ttl: options.ttl,
-            entries: dns_entries(names),
+            entries,
+            own_live,
             queries: server
                 .map(|server| server.counts().named().map(|(how, n)| (how.to_owned(), n)).into())
                 .unwrap_or_default(),

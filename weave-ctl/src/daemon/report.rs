@@ -55,7 +55,7 @@ impl Daemon {
             version_check: report::VersionCheck::default(),
             router: self.router(detail),
             ipam,
-            dns: self.dns(),
+            dns: self.dns(detail),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
             gossip: Some(self.gossip()),

@@ -96,6 +96,7 @@ impl Allocator {
         self.asked_strays.clear();
         self.reclaim.taken.clear();
         self.rebuild();
+        self.settle_conflicts();
         self.adoptions.push(Adoption {
             request,
             since: out.now(),

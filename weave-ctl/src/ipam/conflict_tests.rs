@@ -156,6 +156,25 @@ fn adopting_the_other_ring() {
     );
 }
 
+/// Two hosts of ours, one after the other, take the ring of a third: nothing is left to be told, also while nobody
+/// says anything new.
+#[test]
+fn the_second_to_adopt_has_no_conflict_with_the_first() {
+    let ours = InitMode::Seed(vec![peer(1), peer(2)]);
+    let mut net = Net::new(SUBNET, 0, &[seed(0), ours.clone(), ours]);
+    net.gossip();
+    let count = |net: &Net, n: usize| net.status(n).conflicts.len();
+    assert_eq!([0, 1, 2].map(|n| count(&net, n)), [2, 1, 1]);
+    adopted(&mut net, 1, Some("host1"));
+    net.gossip();
+    assert_eq!([0, 1, 2].map(|n| count(&net, n)), [1, 1, 2]);
+    net.cut_off(0);
+    net.cut_off(1);
+    net.out.known.extend([peer(0), peer(1)]);
+    net.at(2, |a, out| a.adopt(out, 9, Some("host1")));
+    assert_eq!(count(&net, 2), 0);
+}
+
 #[test]
 fn an_adoption_survives_a_restart_half_way() {
     let mut net = two_clusters();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::address::Range;
 use super::allocator::Allocator;
 use super::ring::{Ring, RingError};
 use crate::api::report;
@@ -54,15 +55,12 @@ impl Conflict {
     /// What an administrator can do.
     #[must_use]
     pub fn remedy(&self) -> String {
-        let peer = self.peer;
         match self.kind {
             Kind::Range => "both sides need the same --ipalloc-range: on the side that is to change, \
                             'weave reset' and launch again with the other's range"
                 .to_owned(),
             Kind::Seeds | Kind::Entries | Kind::Refused => {
-                format!(
-                    "to give up our address ring for the other's: 'weave doctor --fix', or POST /ipam/adopt peer={peer}"
-                )
+                "'weave doctor' tells which side is to give up its address ring, and how".to_owned()
             }
         }
     }
@@ -123,6 +121,22 @@ impl Allocator {
         for over in self.conflicts.extract_if(.., |c| c.peer == peer) {
             if over.certain() {
                 info!("[allocator {us}] the conflict with {peer} is over");
+            }
+        }
+    }
+
+    /// Our ring is another: with whom it fits now, by what they said last, there is no conflict any more.
+    pub(super) fn settle_conflicts(&mut self) {
+        let (ring, space) = (&self.ring, &self.space);
+        let in_use = |range: Range| space.count_free(range) != range.size();
+        let over = |c: &mut Conflict| {
+            let merged = ring.clone().merge(&c.ring, in_use).is_ok();
+            merged && (c.kind != Kind::Refused || ring.refused_by(&c.ring).is_none())
+        };
+        for over in self.conflicts.extract_if(.., over) {
+            if over.certain() {
+                let us = self.config.name;
+                info!("[allocator {us}] the conflict with {} is over", over.peer);
             }
         }
     }

@@ -103,6 +103,7 @@ impl Allocator {
                     None => self.no_conflict(theirs.peer),
                 }
                 if changed {
+                    self.settle_conflicts();
                     self.prune_nicknames(out);
                     self.ring_updated(out);
                 }

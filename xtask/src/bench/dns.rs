@@ -20,7 +20,8 @@ use weave_tests::soak::sample;
 
 use super::report::{Spread, spread};
 use crate::released::build_and_rerun;
-use crate::shell::{became_root, find, heading, target};
+use crate::setup;
+use crate::shell::{became_root, heading, target};
 
 /// Where they listen.
 const OURS: &str = "127.0.0.1";
@@ -74,11 +75,7 @@ impl Sample {
 
 /// Measures, prints the table, writes target/bench-dns.json.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    for (program, package) in [("dnsperf", "dnsperf"), ("dnsmasq", "dnsmasq-base")] {
-        if find(program).is_none() {
-            bail!("{program} is missing: apt-get install {package}");
-        }
-    }
+    setup::present(&setup::BENCH)?;
     if !arguments.built {
         return build_and_rerun();
     }

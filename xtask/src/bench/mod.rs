@@ -8,6 +8,7 @@ pub mod control;
 pub mod dns;
 mod measure;
 mod memory;
+pub mod metrics;
 mod paths;
 pub mod pingpong;
 mod report;

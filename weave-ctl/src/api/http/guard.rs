@@ -9,7 +9,9 @@ use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_indextoname;
+use nix::sys::socket::SockaddrStorage;
 use tokio::net::TcpStream;
 
 use super::reply;
@@ -38,7 +40,10 @@ impl Guard {
             IpAddr::V4(ip) => self.range.is_some_and(|r| r.range().contains(Address::from(ip))),
             IpAddr::V6(_) => false,
         };
-        through.is_some_and(|name| self.is_bridge(name)) || inside(from)
+        // A host whose own address is in the range, too, as a neighbour on another network of this host. What we
+        // send to such an address goes there, and to no container.
+        let neighbour = || through.is_some_and(|name| on_link(from, name));
+        through.is_some_and(|name| self.is_bridge(name)) || (inside(from) && !neighbour())
     }
 
     fn is_bridge(&self, name: &str) -> bool {
@@ -60,6 +65,19 @@ impl Guard {
         let through = through.as_ref().and_then(|name| name.to_str().ok());
         self.is_container(remote.ip().to_canonical(), through)
     }
+}
+
+/// Is the address in a network that this interface is part of?
+fn on_link(address: IpAddr, interface: &str) -> bool {
+    let IpAddr::V4(address) = address else {
+        return false;
+    };
+    let number = |storage: Option<SockaddrStorage>| Some(storage?.as_sockaddr_in()?.ip().to_bits());
+    let within = |found: InterfaceAddress| -> Option<bool> {
+        let (ours, mask) = (number(found.address)?, number(found.netmask)?);
+        Some(found.interface_name == interface && mask != 0 && (ours ^ address.to_bits()) & mask == 0)
+    };
+    getifaddrs().is_ok_and(|mut found| found.any(|address| within(address) == Some(true)))
 }
 
 /// The number of the interface by which the connection's first packet came.
@@ -177,6 +195,19 @@ mod tests {
         ] {
             let told = guard.is_container(from.parse().unwrap(), through);
             assert_eq!(told, container, "{from} {through:?}");
+        }
+    }
+
+    #[test]
+    fn neighbours_of_an_interface() {
+        for (address, interface, neighbour) in [
+            ("127.7.7.7", "lo", true),
+            ("127.7.7.7", "nosuch0", false),
+            ("10.40.1.2", "lo", false),
+            ("::1", "lo", false),
+        ] {
+            let told = on_link(address.parse().unwrap(), interface);
+            assert_eq!(told, neighbour, "{address} {interface}");
         }
     }
 

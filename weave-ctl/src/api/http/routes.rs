@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use serde::Serialize;
 
@@ -51,9 +52,18 @@ pub fn metrics_router<B: Backend>(backend: B) -> Router {
 
 fn finish<B: Backend>(router: Router<B>, backend: B) -> Router {
     router
+        .route_layer(from_fn(not_head))
         .fallback(reply::not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(backend)
+}
+
+/// HEAD is another method than GET (control.md 3.1): what blocks would block, without an answer to show for it.
+async fn not_head(request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        return StatusCode::METHOD_NOT_ALLOWED.into_response();
+    }
+    next.run(request).await
 }
 
 fn status_routes<B: Backend>() -> Router<B> {

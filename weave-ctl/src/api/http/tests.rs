@@ -210,6 +210,10 @@ async fn errors_of_the_backend() {
     assert_eq!(answer.status, 413);
     let answer = ask(&server, "PUT", "/status", "", "").await;
     assert_eq!((answer.status, answer.body.as_str()), (405, ""));
+    for path in ["/status", "/report", "/metrics", "/ring", "/domain"] {
+        let answer = ask(&server, "HEAD", path, "", "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (405, ""), "{path}");
+    }
 }
 
 #[tokio::test]

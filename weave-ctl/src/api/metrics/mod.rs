@@ -23,11 +23,10 @@ pub fn render(report: &Report) -> String {
     neighbours(&mut page, report);
     fallbacks(&mut page, report);
     if let Some(dns) = &report.dns {
-        let ours = dns
-            .entries
-            .iter()
-            .filter(|e| e.tombstone == 0 && e.origin == report.router.name);
-        page.gauge("weave_dns_entries", "Number of DNS entries.", ours.count());
+        let us = &report.router.name;
+        let ours = || dns.entries.iter().filter(|e| e.tombstone == 0 && e.origin == *us);
+        let count = dns.own_live.unwrap_or_else(|| ours().count());
+        page.gauge("weave_dns_entries", "Number of DNS entries.", count);
         let queries = dns.queries.iter().map(|(outcome, n)| (outcome.as_str(), *n));
         let help = "DNS queries by what became of them.";
         page.labelled(("weave_dns_queries_total", help, COUNTER), "outcome", queries);
