@@ -25,4 +25,10 @@ impl Keeper {
     pub async fn settled(&self, id: &str) {
         self.waiters.settled(id).await;
     }
+
+    /// For tests that play Docker's part.
+    #[cfg(test)]
+    pub(in crate::docker) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
 }

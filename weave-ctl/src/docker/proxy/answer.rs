@@ -19,7 +19,9 @@ pub(super) type AnyBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Bytes that are there already.
 pub(super) fn whole(bytes: impl Into<Bytes>) -> AnyBody {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// The head says how long a body of ours is.
@@ -34,7 +36,10 @@ pub(super) fn refusal(failure: &Failure) -> Response<AnyBody> {
     let mut answer = Response::new(AnyBody::default());
     *answer.status_mut() = failure.status();
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     set_length(headers, text.len());
     *answer.body_mut() = whole(text);

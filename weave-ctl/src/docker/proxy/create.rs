@@ -161,12 +161,20 @@ mod tests {
             env: None,
         };
         for (sent, image, expected) in [
-            (r"{}", only(Some("E"), Some("C")), Ok((r#"["/w/w","E"]"#, r#"["C"]"#))),
+            (
+                r"{}",
+                only(Some("E"), Some("C")),
+                Ok((r#"["/w/w","E"]"#, r#"["C"]"#)),
+            ),
             (r"{}", only(None, Some("C")), Ok((r#"["/w/w"]"#, r#"["C"]"#))),
             (r"{}", only(Some("E"), None), Ok((r#"["/w/w","E"]"#, "[]"))),
             (r"{}", only(None, None), Err(())),
             // One that was committed.
-            (r"{}", only(Some("/w/w"), Some("C")), Ok((r#"["/w/w"]"#, r#"["C"]"#))),
+            (
+                r"{}",
+                only(Some("/w/w"), Some("C")),
+                Ok((r#"["/w/w"]"#, r#"["C"]"#)),
+            ),
             (
                 r#"{"Entrypoint":null,"Cmd":null}"#,
                 only(Some("E"), Some("C")),
@@ -215,7 +223,10 @@ mod tests {
         assert!(forwarded("", sent, &image(), &asked).is_some());
         // Docker merges both; the request's own comes first.
         assert!(forwarded("", r"{}", &with_env("WEAVE_CIDR=10.2.0.1/24"), &asked).is_some());
-        assert_eq!(forwarded("", r"{}", &with_env("WEAVE_CIDR=none"), &settings()), None);
+        assert_eq!(
+            forwarded("", r"{}", &with_env("WEAVE_CIDR=none"), &settings()),
+            None
+        );
         assert!(forwarded("", sent, &with_env("WEAVE_CIDR=none"), &settings()).is_some());
     }
 
@@ -227,7 +238,13 @@ mod tests {
             ..settings()
         };
         assert_eq!(
-            forwarded("foo", r#"{"Cmd":["x"],"Big":123456789012345678901}"#, &image(), &plain).unwrap(),
+            forwarded(
+                "foo",
+                r#"{"Cmd":["x"],"Big":123456789012345678901}"#,
+                &image(),
+                &plain
+            )
+            .unwrap(),
             r#"{"Cmd":["x"],"Big":123456789012345678901,"Entrypoint":["/w/w","imgentry"],"HostConfig":{"Binds":["/vols/w-nomcast:/w:ro"]}}"#
         );
     }

@@ -26,7 +26,11 @@ pub(super) struct Client {
 
 impl Proxy {
     /// Answers a request. If the connection becomes a stream, this never ends.
-    pub(super) async fn answer(self: Arc<Self>, client: Client, request: Request<Incoming>) -> Response<AnyBody> {
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> Response<AnyBody> {
         match self.exchange(client, request).await {
             Ok(answer) => answer,
             Err(failure) => {
@@ -36,7 +40,11 @@ impl Proxy {
         }
     }
 
-    async fn exchange(&self, client: Client, request: Request<Incoming>) -> Result<Response<AnyBody>, Failure> {
+    async fn exchange(
+        &self,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnyBody>, Failure> {
         // Of a stream, what comes after the head is not for us to look at.
         let stream = may_become_stream(&request);
         let (ready, after) = self.intercept(request).await?;
@@ -87,7 +95,9 @@ impl Proxy {
                     () = &mut ending, if !ended => ended = true,
                 }
             }
-            After::Addresses(within) if is_changeable(&answer) => return self.with_address(within, answer).await,
+            After::Addresses(within) if is_changeable(&answer) => {
+                return self.with_address(within, answer).await;
+            }
             _ => {}
         }
         let task = upstream.task;
@@ -125,7 +135,10 @@ fn for_docker(mut request: Request<AnyBody>) -> Request<AnyBody> {
 
 /// Old clients name the socket's path as host, which Docker's server refuses.
 fn old_host(headers: &mut HeaderMap) {
-    if headers.get(HOST).is_some_and(|host| host.as_bytes().starts_with(b"/")) {
+    if headers
+        .get(HOST)
+        .is_some_and(|host| host.as_bytes().starts_with(b"/"))
+    {
         headers.insert(HOST, HeaderValue::from_static(""));
         headers.append(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -36,7 +36,9 @@ impl Hijack {
         let head = head(&answer);
         let upstream: Box<dyn Stream> = if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgraded = hyper::upgrade::on(&mut answer).await;
-            Box::new(TokioIo::new(upgraded.map_err(|e| Failure::Request(e.to_string()))?))
+            Box::new(TokioIo::new(
+                upgraded.map_err(|e| Failure::Request(e.to_string()))?,
+            ))
         } else {
             // Without an upgrade hyper reads to the end, and will not write any more.
             Box::new(Raw {
@@ -66,7 +68,11 @@ impl Hijack {
 
 /// Names have the letter case that Go, and so Docker, gives them.
 fn head(answer: &Response<Incoming>) -> Vec<u8> {
-    let version = if answer.version() == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let version = if answer.version() == Version::HTTP_10 {
+        "1.0"
+    } else {
+        "1.1"
+    };
     let reason = answer.extensions().get::<ReasonPhrase>();
     let reason = reason.map_or_else(
         || answer.status().canonical_reason().unwrap_or_default().as_bytes(),

@@ -102,7 +102,13 @@ mod tests {
         for (label, pattern, replacement, name, expected) in [
             ("", "(.*)", "$1", "foo", "foo"),
             ("", "(.*)", "$1", "", ""),
-            ("", "^aws-[0-9]+-(.*)$", "my-app-$1", "aws-12798186823-foo", "my-app-foo"),
+            (
+                "",
+                "^aws-[0-9]+-(.*)$",
+                "my-app-$1",
+                "aws-12798186823-foo",
+                "my-app-foo",
+            ),
             ("", "(?P<x>o+)", "<${x}>", "foobaroo", "f<oo>bar<oo>"),
             ("", "o", "", "foo", "f"),
             ("", "x", "y", "foo", "foo"),

@@ -111,8 +111,12 @@ impl Within {
             #[serde(default)]
             pid: i64,
         }
-        let Some(container) = self.of(answer)? else { return Ok(None) };
-        let Some(state) = container.raw("State") else { return Ok(None) };
+        let Some(container) = self.of(answer)? else {
+            return Ok(None);
+        };
+        let Some(state) = container.raw("State") else {
+            return Ok(None);
+        };
         let state: State = serde_json::from_str(state.get())?;
         // It may have been told before its start was over; who asks for the process later asks again.
         let pid = u32::try_from(state.pid).unwrap_or_default();
@@ -121,7 +125,9 @@ impl Within {
 
     /// The answer with the address in it.
     pub fn rewrite(self, mut answer: Object, seen: &Seen) -> Result<Option<Object>, Failure> {
-        let Some(mut container) = self.of(&answer)? else { return Ok(None) };
+        let Some(mut container) = self.of(&answer)? else {
+            return Ok(None);
+        };
         let mut network = container.object(NETWORK_SETTINGS)?.unwrap_or_default();
         network.set("MacAddress", &seen.mac)?;
         network.set("IPAddress", &seen.address)?;
@@ -176,7 +182,8 @@ mod tests {
         assert!(container.waits() && container.has_helper());
         assert_eq!(container.hostname(), "h");
         assert_eq!(container.wanted(true).unwrap_err(), LeftAlone::Unwanted);
-        let old = r#"{"Id":"a","Config":{"Entrypoint":null,"Env":null},"HostConfig":{},"Volumes":{"/w":"/x"}}"#;
+        let old =
+            r#"{"Id":"a","Config":{"Entrypoint":null,"Env":null},"HostConfig":{},"Volumes":{"/w":"/x"}}"#;
         let old: Container = serde_json::from_str(old).unwrap();
         assert!(!old.waits() && old.has_helper() && old.wanted(true).is_ok());
         let none: Container = serde_json::from_str(r#"{"Id":"a","Volumes":null,"Mounts":[]}"#).unwrap();

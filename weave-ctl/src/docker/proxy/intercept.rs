@@ -1,6 +1,5 @@
 //! The few requests that are changed on their way, and the answers that are (control.md 4.3).
 
-use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use hyper::http::request::Parts;
@@ -88,7 +87,10 @@ impl Proxy {
         let ready = match plain {
             true => {
                 let settings = &self.settings;
-                edit(request, async |body| start::rewrite(body, container.hostname(), settings)).await?
+                edit(request, async |body| {
+                    start::rewrite(body, container.hostname(), settings)
+                })
+                .await?
             }
             false => Ready::Untouched(request),
         };
@@ -117,13 +119,19 @@ impl Proxy {
     }
 
     async fn addressed(&self, within: Within, body: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
-        let Some(answer) = Object::parse(body)? else { return Ok(None) };
-        let Some((id, pid)) = within.process(&answer)? else { return Ok(None) };
+        let Some(answer) = Object::parse(body)? else {
+            return Ok(None);
+        };
+        let Some((id, pid)) = within.process(&answer)? else {
+            return Ok(None);
+        };
         if pid == 0 {
             return Ok(None);
         }
         self.keeper.settled(&id).await;
-        let Some(seen) = (self.look)(pid).await else { return Ok(None) };
+        let Some(seen) = (self.look)(pid).await else {
+            return Ok(None);
+        };
         let changed = within.rewrite(answer, &seen)?;
         Ok(changed.map(|answer| serde_json::to_vec(&answer)).transpose()?)
     }
@@ -144,8 +152,12 @@ async fn edit(
     let (mut head, body) = request.into_parts();
     let body = bounded(body, REQUEST_LIMIT).await?;
     let read = |head: Parts, body| Ok(Ready::Read(Request::from_parts(head, whole(body))));
-    let Ok(Some(object)) = Object::parse(&body) else { return read(head, body) };
-    let Some(changed) = change(object).await? else { return read(head, body) };
+    let Ok(Some(object)) = Object::parse(&body) else {
+        return read(head, body);
+    };
+    let Some(changed) = change(object).await? else {
+        return read(head, body);
+    };
     let body = serde_json::to_vec(&changed)?;
     set_length(&mut head.headers, body.len());
     read(head, body.into())

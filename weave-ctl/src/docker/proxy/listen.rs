@@ -30,8 +30,16 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Sockets that a service manager has opened, with their names.
-pub type Sockets = Vec<(String, OwnedFd)>;
+/// A socket that a service manager has opened.
+#[derive(Debug)]
+pub struct Inherited {
+    /// What the service manager calls it.
+    pub name: String,
+    /// Its number.
+    pub number: i32,
+    /// Itself.
+    pub fd: OwnedFd,
+}
 
 /// One listening socket.
 #[derive(Debug)]
@@ -97,7 +105,7 @@ impl Listening {
     /// The first place where that is not possible.
     pub async fn at(
         places: &[(String, Place)],
-        inherited: Sockets,
+        inherited: Vec<Inherited>,
         run_dir: &Path,
         docker: &Endpoint,
     ) -> Result<Self, ListenError> {
@@ -112,7 +120,9 @@ impl Listening {
             match place {
                 Place::Tcp(address) => listening.tcp(address).await.map_err(failed)?,
                 Place::Inherited(name) => {
-                    listening.inherit(name.as_deref(), &mut inherited).map_err(failed)?;
+                    listening
+                        .inherit(name.as_deref(), &mut inherited)
+                        .map_err(failed)?;
                 }
                 Place::Unix(path) => unix.push((text, path)),
             }
@@ -137,7 +147,11 @@ impl Listening {
             }
         }
         let usual = Path::new(USUAL).join(SOCKET);
-        let shown = if same_place(&usual, &socket) { usual } else { socket };
+        let shown = if same_place(&usual, &socket) {
+            usual
+        } else {
+            socket
+        };
         listening.addresses.push(format!("unix://{}", shown.display()));
         Ok(listening)
     }
@@ -149,29 +163,31 @@ impl Listening {
         Ok(())
     }
 
-    fn inherit(&mut self, wanted: Option<&str>, sockets: &mut Sockets) -> io::Result<()> {
-        let is_wanted = |(index, (name, _)): (usize, &(String, OwnedFd))| {
-            wanted.is_none_or(|wanted| wanted == name || wanted == (index + 3).to_string())
+    fn inherit(&mut self, wanted: Option<&str>, sockets: &mut Vec<Inherited>) -> io::Result<()> {
+        let is_wanted = |socket: &Inherited| {
+            wanted.is_none_or(|wanted| wanted == socket.name || wanted == socket.number.to_string())
         };
-        let chosen: Vec<bool> = sockets.iter().enumerate().map(is_wanted).collect();
-        if !chosen.contains(&true) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "no such socket was passed to us"));
-        }
-        let mut chosen = chosen.into_iter();
-        let (taken, left) = sockets.drain(..).partition(|_| chosen.next().unwrap_or_default());
+        let (taken, left): (Vec<_>, Vec<_>) = sockets.drain(..).partition(is_wanted);
         *sockets = left;
-        let taken: Sockets = taken;
-        for (_, fd) in taken {
+        if taken.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no such socket was passed to us",
+            ));
+        }
+        for Inherited { fd, .. } in taken {
             let socket = Socket::from(fd);
             socket.set_nonblocking(true)?;
             let address = socket.local_addr()?;
             if let Some(address) = address.as_socket() {
                 self.addresses.push(format!("tcp://{address}"));
-                self.listeners.push(Listener::Tcp(TcpListener::from_std(socket.into())?));
+                self.listeners
+                    .push(Listener::Tcp(TcpListener::from_std(socket.into())?));
             } else {
                 let path = address.as_pathname().unwrap_or(Path::new(""));
                 self.addresses.push(format!("unix://{}", path.display()));
-                self.listeners.push(Listener::Unix(UnixListener::from_std(socket.into())?));
+                self.listeners
+                    .push(Listener::Unix(UnixListener::from_std(socket.into())?));
             }
         }
         Ok(())
@@ -191,7 +207,8 @@ impl Listening {
         fs::set_permissions(path, Permissions::from_mode(owner.mode))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        self.listeners.push(Listener::Unix(UnixListener::from_std(socket.into())?));
+        self.listeners
+            .push(Listener::Unix(UnixListener::from_std(socket.into())?));
         Ok(())
     }
 }
@@ -246,7 +263,10 @@ fn remove_old(path: &Path) -> io::Result<()> {
 
 fn link(path: &Path, socket: &Path, owner: &Owner, docker: &Endpoint) -> io::Result<Made> {
     if matches!(docker, Endpoint::Unix(docker) if same_place(docker, path)) {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "Docker itself listens there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "Docker itself listens there",
+        ));
     }
     remove_old(path)?;
     std::os::unix::fs::symlink(socket, path)?;
@@ -264,7 +284,10 @@ mod tests {
     use super::*;
 
     fn places(texts: &[&str]) -> Vec<(String, Place)> {
-        texts.iter().map(|t| ((*t).to_owned(), t.parse().unwrap())).collect()
+        texts
+            .iter()
+            .map(|t| ((*t).to_owned(), t.parse().unwrap()))
+            .collect()
     }
 
     #[tokio::test]
@@ -283,10 +306,16 @@ mod tests {
             socket.to_str().unwrap(),
             &format!("unix://{}", link.display()),
         ]);
-        let error = Listening::at(&asked, Vec::new(), &run, &endpoint).await.unwrap_err().to_string();
+        let error = Listening::at(&asked, Vec::new(), &run, &endpoint)
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
-            format!("Cannot listen on unix://{}: exists and is no socket", link.display())
+            format!(
+                "Cannot listen on unix://{}: exists and is no socket",
+                link.display()
+            )
         );
         assert!(!socket.exists(), "left behind");
         fs::remove_file(&link).unwrap();
@@ -310,7 +339,9 @@ mod tests {
             ("fd://", "no such socket was passed to us"),
             ("tcp://192.0.2.1:1", ""),
         ] {
-            let error = Listening::at(&places(&[place]), Vec::new(), &run, &endpoint).await.unwrap_err();
+            let error = Listening::at(&places(&[place]), Vec::new(), &run, &endpoint)
+                .await
+                .unwrap_err();
             let expected = format!("Cannot listen on {place}: {text}");
             assert!(error.to_string().starts_with(&expected), "{error}");
         }
@@ -323,7 +354,9 @@ mod tests {
         let endpoint = Endpoint::Unix(dir.path().join("none"));
         let socket = dir.path().join("weave.sock");
         let asked = places(&[socket.to_str().unwrap()]);
-        let listening = Listening::at(&asked, Vec::new(), dir.path(), &endpoint).await.unwrap();
+        let listening = Listening::at(&asked, Vec::new(), dir.path(), &endpoint)
+            .await
+            .unwrap();
         let moved = dir.path().join("moved.sock");
         fs::rename(&socket, &moved).unwrap();
         let _other = UnixListener::bind(&socket).unwrap();
@@ -339,9 +372,14 @@ mod tests {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap();
         let passed = || {
+            let socket = |name: &str, number, fd| Inherited {
+                name: name.to_owned(),
+                number,
+                fd,
+            };
             vec![
-                ("docker".to_owned(), OwnedFd::from(unix.try_clone().unwrap())),
-                ("web".to_owned(), OwnedFd::from(tcp.try_clone().unwrap())),
+                socket("docker", 3, OwnedFd::from(unix.try_clone().unwrap())),
+                socket("web", 4, OwnedFd::from(tcp.try_clone().unwrap())),
             ]
         };
         let (a, b) = (format!("unix://{}", path.display()), format!("tcp://{address}"));
@@ -351,7 +389,9 @@ mod tests {
             ("fd://docker", vec![a]),
             ("fd://4", vec![b]),
         ] {
-            let listening = Listening::at(&places(&[place]), passed(), dir.path(), &endpoint).await.unwrap();
+            let listening = Listening::at(&places(&[place]), passed(), dir.path(), &endpoint)
+                .await
+                .unwrap();
             assert_eq!(listening.addresses, addresses, "{place}");
         }
         assert!(path.exists(), "it is not ours");

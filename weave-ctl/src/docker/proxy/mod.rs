@@ -31,7 +31,7 @@ use hyper::StatusCode;
 
 pub use hostname::{Dns, HostnameRules};
 pub use inspect::Seen;
-pub use listen::{ListenError, Listening, Sockets};
+pub use listen::{Inherited, ListenError, Listening};
 pub use place::{InvalidPlace, Place};
 pub use tls::{TlsError, TlsOptions, acceptor};
 pub use upstream::Endpoint;

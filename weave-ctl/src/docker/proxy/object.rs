@@ -68,11 +68,7 @@ impl Object {
     /// Sets a value; a new key comes last.
     pub fn set(&mut self, key: &str, value: &impl Serialize) -> Result<(), serde_json::Error> {
         let value = serde_json::value::to_raw_value(value)?;
-        let found = self
-            .0
-            .iter_mut()
-            .rev()
-            .find(|(k, _)| k.eq_ignore_ascii_case(key));
+        let found = self.0.iter_mut().rev().find(|(k, _)| k.eq_ignore_ascii_case(key));
         match found {
             Some((_, old)) => *old = value,
             None => self.0.push((key.to_owned(), value)),

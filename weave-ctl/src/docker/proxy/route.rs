@@ -35,9 +35,8 @@ impl<'a> Route<'a> {
 
 /// `v1.41`
 fn is_version(part: &str) -> bool {
-    part.strip_prefix('v').is_some_and(|number| {
-        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-    })
+    part.strip_prefix('v')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
 }
 
 /// The value of a parameter in a query.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use hyper::body::{Buf as _, Bytes, };
+use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Any connection.
@@ -141,7 +141,10 @@ mod tests {
         far.write_all(b"hello").await.unwrap();
         assert!(futures_util::poll!(ended.as_mut()).is_pending());
         far.shutdown().await.unwrap();
-        assert!(futures_util::poll!(ended.as_mut()).is_pending(), "it is not taken");
+        assert!(
+            futures_util::poll!(ended.as_mut()).is_pending(),
+            "it is not taken"
+        );
         shared.unread(Bytes::from_static(b"oh, "));
         let mut three = [0; 3];
         shared.read_exact(&mut three).await.unwrap();

@@ -47,9 +47,7 @@ mod tests {
             (
                 r#"{"HostConfig":{}}"#,
                 "h",
-                Some(
-                    r#"{"HostConfig":{"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#,
-                ),
+                Some(r#"{"HostConfig":{"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#),
             ),
             (
                 r#"{"HostConfig":{"Binds":["/a:/w"],"DnsSearch":["x"]},"Other":1}"#,

@@ -52,7 +52,9 @@ impl World {
         let socket = folder.path().join("weave.sock");
         let place = socket.to_str().unwrap().to_owned();
         let places = [(place.clone(), place.parse().unwrap())];
-        let listening = Listening::at(&places, Vec::new(), folder.path(), &docker).await.unwrap();
+        let listening = Listening::at(&places, Vec::new(), folder.path(), &docker)
+            .await
+            .unwrap();
         let keeper = Keeper::default();
         let seen = || Seen {
             mac: "02:00:00:00:00:01".to_owned(),
@@ -120,7 +122,9 @@ async fn read_head(stream: &mut UnixStream) -> String {
 /// Head and body, by its length.
 async fn read_request(stream: &mut UnixStream) -> String {
     let head = read_head(stream).await;
-    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
     stream.read_exact(&mut body).await.unwrap();
     head + &String::from_utf8(body).unwrap()
@@ -170,7 +174,10 @@ async fn heads_and_bodies_as_they_came() {
 async fn old_clients() {
     let world = World::new().await;
     let mut client = world.client().await;
-    client.write_all(b"GET /info HTTP/1.1\r\nHost: /var/run/docker.sock\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /info HTTP/1.1\r\nHost: /var/run/docker.sock\r\n\r\n")
+        .await
+        .unwrap();
     let got = world.serve(&json("200 OK", "{}")).await;
     assert_eq!(got, "GET /info HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n");
     expect(&mut client, "HTTP/1.1 200 OK\r\n").await;
@@ -189,11 +196,17 @@ async fn old_clients() {
     drop(engine);
     let mut all = String::new();
     client.read_to_string(&mut all).await.unwrap();
-    assert!(all.starts_with("HTTP/1.0 200 OK\r\n") && all.ends_with("\r\n\r\n{\"a\":1}"), "{all}");
+    assert!(
+        all.starts_with("HTTP/1.0 200 OK\r\n") && all.ends_with("\r\n\r\n{\"a\":1}"),
+        "{all}"
+    );
 
     // With the host before the path.
     let mut client = world.client().await;
-    client.write_all(b"GET http://docker/info?x=1 HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET http://docker/info?x=1 HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     let got = world.serve(&json("200 OK", "{}")).await;
     assert_eq!(got, "GET /info?x=1 HTTP/1.1\r\nHost: docker\r\n\r\n");
     world.end().await;
@@ -203,7 +216,10 @@ async fn old_clients() {
 async fn clients_that_go_away() {
     let world = World::new().await;
     let mut client = world.client().await;
-    client.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     let mut engine = world.accept().await;
     read_head(&mut engine).await;
     engine
@@ -233,10 +249,19 @@ async fn without_docker() {
     let nowhere = world.socket.with_file_name("none");
     world.engine = UnixListener::bind(&nowhere).unwrap();
     let mut client = world.client().await;
-    client.write_all(b"GET /info HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /info HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     let head = read_head(&mut client).await;
-    assert!(head.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{head}");
-    assert!(head.contains("Content-Type: text/plain; charset=utf-8\r\n"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 500 Internal Server Error\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("Content-Type: text/plain; charset=utf-8\r\n"),
+        "{head}"
+    );
     expect(&mut client, "Could not connect to target\n").await;
     world.end().await;
 }
@@ -245,7 +270,10 @@ async fn without_docker() {
 async fn an_engine_that_goes_away() {
     let world = World::new().await;
     let mut client = world.client().await;
-    client.write_all(b"GET /info HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"GET /info HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     drop(world.accept().await);
     let head = read_head(&mut client).await;
     assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
@@ -310,17 +338,32 @@ async fn creation() {
         client.write_all(request.as_bytes()).await.unwrap();
         client
     };
-    let image = json("200 OK", r#"{"Id":"sha256:0","Config":{"Entrypoint":["e"],"Cmd":["c"],"Env":null}}"#);
+    let image = json(
+        "200 OK",
+        r#"{"Id":"sha256:0","Config":{"Entrypoint":["e"],"Cmd":["c"],"Env":null}}"#,
+    );
     let mut client = create(r#"{"Image":"reg:5000/a b","Cmd":["x"],"Memory":9007199254740993}"#).await;
-    assert!(world.serve(&image).await.starts_with("GET /images/reg:5000/a%20b/json HTTP/1.1\r\n"));
+    assert!(
+        world
+            .serve(&image)
+            .await
+            .starts_with("GET /images/reg:5000/a%20b/json HTTP/1.1\r\n")
+    );
     let sent = world.serve(&json("201 Created", r#"{"Id":"abc"}"#)).await;
     let (head, body) = sent.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("POST /v1.41/containers/create?name=web HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.starts_with("POST /v1.41/containers/create?name=web HTTP/1.1\r\n"),
+        "{head}"
+    );
     assert_eq!(
         body,
         r#"{"Image":"reg:5000/a b","Cmd":["x"],"Memory":9007199254740993,"Entrypoint":["/w/w","e"],"Hostname":"web","Domainname":"weave.local","HostConfig":{"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#
     );
-    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 201 Created\r\n"));
+    assert!(
+        read_head(&mut client)
+            .await
+            .starts_with("HTTP/1.1 201 Created\r\n")
+    );
     expect(&mut client, r#"{"Id":"abc"}"#).await;
 
     // Left alone: every byte, and no questions.
@@ -337,13 +380,21 @@ async fn creation() {
     }
 
     for (image, status, text) in [
-        (json("404 Not Found", r#"{"message":"nope"}"#), "404 Not Found", "No such image: i\n"),
+        (
+            json("404 Not Found", r#"{"message":"nope"}"#),
+            "404 Not Found",
+            "No such image: i\n",
+        ),
         (
             json("500 Internal Server Error", r#"{"message":"broken"}"#),
             "500 Internal Server Error",
             "broken\n",
         ),
-        (json("200 OK", "{}"), "500 Internal Server Error", "No command specified\n"),
+        (
+            json("200 OK", "{}"),
+            "500 Internal Server Error",
+            "No command specified\n",
+        ),
     ] {
         let mut client = create(r#"{"Image":"i"}"#).await;
         world.serve(&image).await;
@@ -353,7 +404,11 @@ async fn creation() {
     }
     let mut client = create(r#"{"Image":7}"#).await;
     read_head(&mut client).await;
-    expect(&mut client, "Wrong type for Image field, expected string, but got number\n").await;
+    expect(
+        &mut client,
+        "Wrong type for Image field, expected string, but got number\n",
+    )
+    .await;
     world.end().await;
 }
 
@@ -368,10 +423,17 @@ async fn starts_are_held_until_the_attachment() {
     ] {
         let mut client = world.client().await;
         client
-            .write_all(b"POST /v1.41/containers/ab/start HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\r\n")
+            .write_all(
+                b"POST /v1.41/containers/ab/start HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\r\n",
+            )
             .await
             .unwrap();
-        assert!(world.serve(&json("200 OK", WAITING)).await.starts_with("GET /containers/ab/json "));
+        assert!(
+            world
+                .serve(&json("200 OK", WAITING))
+                .await
+                .starts_with("GET /containers/ab/json ")
+        );
         world.serve("HTTP/1.1 204 No Content\r\n\r\n").await;
         let mut byte = [0];
         let mut answered = Box::pin(client.read(&mut byte));
@@ -392,14 +454,20 @@ async fn starts_are_held_until_the_attachment() {
     }
     // Docker says no: nobody waits.
     let mut client = world.client().await;
-    client.write_all(b"POST /containers/ab/restart HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"POST /containers/ab/restart HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     world.serve(&json("200 OK", WAITING)).await;
     world.serve("HTTP/1.1 304 Not Modified\r\n\r\n").await;
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 304 "));
     world.keeper.settled("abc").await;
 
     let mut client = world.client().await;
-    client.write_all(b"POST /containers/ab/start HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"POST /containers/ab/start HTTP/1.1\r\nHost: docker\r\n\r\n")
+        .await
+        .unwrap();
     world.serve(&json("404 Not Found", "{}")).await;
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 404 "));
     expect(&mut client, "No such container: ab\n").await;
@@ -423,7 +491,13 @@ async fn bodies_of_starts_and_execs() {
             Some(r#"{"HostConfig":{"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#),
         ),
         ("exec", "application/json", own, r#"{"Cmd":["ls"]}"#, None),
-        ("exec", "application/json", WAITING, r#"{"Cmd":["ls"]}"#, Some(r#"{"Cmd":["/w/w","ls"]}"#)),
+        (
+            "exec",
+            "application/json",
+            WAITING,
+            r#"{"Cmd":["ls"]}"#,
+            Some(r#"{"Cmd":["/w/w","ls"]}"#),
+        ),
     ] {
         let mut client = world.client().await;
         let request = format!(
@@ -434,7 +508,11 @@ async fn bodies_of_starts_and_execs() {
         client.write_all(request.as_bytes()).await.unwrap();
         world.serve(&json("200 OK", container)).await;
         let sent = world.serve(&json("409 Conflict", "{}")).await;
-        assert_eq!(sent.split_once("\r\n\r\n").unwrap().1, expected.unwrap_or(body), "{path} {body}");
+        assert_eq!(
+            sent.split_once("\r\n\r\n").unwrap().1,
+            expected.unwrap_or(body),
+            "{path} {body}"
+        );
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 409 "));
     }
     world.end().await;
@@ -462,7 +540,10 @@ async fn inspection_tells_our_address() {
         ),
     ] {
         let mut client = world.client().await;
-        client.write_all(b"GET /v1.41/containers/ab/json HTTP/1.1\r\nHost: docker\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /v1.41/containers/ab/json HTTP/1.1\r\nHost: docker\r\n\r\n")
+            .await
+            .unwrap();
         world.serve(&answer).await;
         let got = read_request(&mut client).await;
         let (head, body) = got.split_once("\r\n\r\n").unwrap();

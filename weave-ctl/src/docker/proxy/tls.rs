@@ -63,7 +63,10 @@ pub fn acceptor(options: &TlsOptions) -> Result<TlsAcceptor, TlsError> {
 
 fn authority(path: &Path) -> Result<RootCertStore, TlsError> {
     let unread = |error: &dyn std::fmt::Display| {
-        TlsError(format!("Couldn't read CA certificate: open {}: {error}", path.display()))
+        TlsError(format!(
+            "Couldn't read CA certificate: open {}: {error}",
+            path.display()
+        ))
     };
     let pem = fs::read(path).map_err(|e| unread(&e))?;
     let mut roots = RootCertStore::empty();
@@ -98,7 +101,10 @@ fn present(path: &Path) -> Result<Option<Vec<u8>>, TlsError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!("no TLS connection to the proxy will work: {} is missing", path.display());
+            tracing::warn!(
+                "no TLS connection to the proxy will work: {} is missing",
+                path.display()
+            );
             Ok(None)
         }
         Err(error) => Err(TlsError(format!("{}: {error}", path.display()))),
@@ -119,7 +125,12 @@ mod tests {
             cert: dir.path().join("cert.pem"),
             key: dir.path().join("key.pem"),
         };
-        let error = |verify| acceptor(&options(verify)).err().map(|e| e.to_string()).unwrap_or_default();
+        let error = |verify| {
+            acceptor(&options(verify))
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
         assert_eq!(error(false), "", "fails only at the handshake");
         let text = error(true);
         assert!(

@@ -157,7 +157,13 @@ impl Endpoint {
 fn escaped(text: &str) -> String {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~/:@%+".contains(b);
     text.bytes()
-        .map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .map(|b| {
+            if plain(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
         .collect()
 }
 
@@ -172,7 +178,9 @@ pub(super) async fn bounded(body: Incoming, limit: usize) -> Result<Bytes, Failu
 
 /// Is the body's media type this one?
 pub(super) fn is_type(headers: &hyper::HeaderMap, wanted: &str) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == wanted.as_bytes())
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == wanted.as_bytes())
 }
 
 /// The answer's body is a stream in both directions from here on.
