@@ -10,7 +10,6 @@ mod dying;
 mod env;
 mod expose;
 mod failure;
-mod files;
 pub mod launch;
 pub mod lock;
 mod names;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -57,27 +57,33 @@ type Connection = SendRequest<Empty<Bytes>>;
 /// Asks one question; `path` is without the version.
 pub(super) async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
     let talk = async {
-        let body = bounded(request(host, path).await?).await?;
+        let body = bounded(request(host, Method::GET, path).await?).await?;
         Ok(serde_json::from_slice(&body)?)
     };
     tokio::time::timeout(PATIENCE, talk).await?
 }
 
+/// Tells it to do something; what it answers to that does not matter.
+pub(super) async fn tell(host: &str, path: &str) -> Result<(), Failure> {
+    let talk = async { bounded(request(host, Method::POST, path).await?).await.map(drop) };
+    tokio::time::timeout(PATIENCE, talk).await?
+}
+
 /// Asks a question whose answer goes on for ever. Gives it once it has begun.
 pub(super) async fn follow(host: &str, path: &str) -> Result<Incoming, Failure> {
-    let response = tokio::time::timeout(PATIENCE, request(host, path)).await??;
+    let response = tokio::time::timeout(PATIENCE, request(host, Method::GET, path)).await??;
     Ok(response.into_body())
 }
 
 /// A successful answer, its body unread.
-async fn request(host: &str, path: &str) -> Result<Response<Incoming>, Failure> {
+async fn request(host: &str, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
     let mut connection = connect(host).await?;
-    let ping = get(&mut connection, "/_ping").await?;
+    let ping = send(&mut connection, Method::GET, "/_ping").await?;
     let version = ping.headers().get("Api-Version").and_then(|v| v.to_str().ok());
     let version = version.filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
     let path = format!("/v{}{path}", version.unwrap_or(OLDEST));
     let _ = bounded(ping).await?;
-    let response = get(&mut connection, &path).await?;
+    let response = send(&mut connection, method, &path).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -112,8 +118,13 @@ async fn connect(host: &str) -> Result<Connection, Failure> {
     Ok(sender)
 }
 
-async fn get(connection: &mut Connection, path: &str) -> Result<Response<Incoming>, Failure> {
-    let request = Request::get(path).header("Host", "docker").body(Empty::new());
+async fn send(
+    connection: &mut Connection,
+    method: Method,
+    path: &str,
+) -> Result<Response<Incoming>, Failure> {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("Host", "docker").body(Empty::new());
     connection.ready().await?;
     Ok(connection.send_request(request?).await?)
 }

@@ -37,7 +37,11 @@ pub async fn resolve(text: &str) -> Result<Container, NetError> {
     of_docker(text, docker::resolve(text).await?)
 }
 
-fn of_docker(text: &str, found: DockerContainer) -> Result<Container, NetError> {
+/// The same from what Docker has told; `text` is what the user calls it.
+///
+/// # Errors
+/// If it does not run.
+pub fn of_docker(text: &str, found: DockerContainer) -> Result<Container, NetError> {
     let pid = match found.pid {
         Some(pid) if found.running => pid,
         _ => return Err(NetError::NotRunning(text.to_owned())),

@@ -1,23 +1,26 @@
-//! Keeps Docker's containers attached: those that wait for it in `/w/w` are attached whenever they start
-//! (control.md 4.3), one attempt a container at a time.
+//! Who waits until a container of Docker is attached. The daemon attaches those that wait in `/w/w` whenever they
+//! start (control.md 4.3), one attempt a container at a time.
 
 pub mod waiters;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use waiters::Waiters;
 pub use waiters::{Expected, Outcome};
 
-/// The way to the keeper. Clones share everything.
+/// The way to who is waited for. Clones share everything.
 #[derive(Clone, Default)]
 pub struct Keeper {
     waiters: Arc<Waiters>,
+    needed: Arc<Notify>,
 }
 
 impl Keeper {
     /// Registers somebody who is about to ask Docker to start a container, whose full ID is given.
     #[must_use]
     pub fn expect_start(&self, id: &str) -> Expected {
+        self.needed.notify_one();
         self.waiters.expect(id)
     }
 
@@ -26,9 +29,15 @@ impl Keeper {
         self.waiters.settled(id).await;
     }
 
-    /// For tests that play Docker's part.
-    #[cfg(test)]
-    pub(in crate::docker) fn waiters(&self) -> &Waiters {
+    /// The table, for who attaches.
+    #[must_use]
+    pub fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    /// Told when Docker's events are needed at once.
+    #[must_use]
+    pub fn needed(&self) -> &Notify {
+        &self.needed
     }
 }
