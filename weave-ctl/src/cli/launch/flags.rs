@@ -121,6 +121,8 @@ pub struct LaunchArgs {
     /// Where to keep what survives a restart (WEAVE_DATA_DIR) [default: /var/lib/weave]
     #[arg(long, value_name = "PATH")]
     pub(super) data_dir: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(super) proxy: super::proxy::ProxyArgs,
     /// Be the daemon instead of starting one
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(super) foreground: Option<bool>,

@@ -6,6 +6,7 @@ mod flags;
 mod options;
 mod other_flags;
 mod password;
+mod proxy;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -15,4 +16,5 @@ pub use flags::LaunchArgs;
 pub(super) use flags::{flag_error, normalised};
 pub use options::{IpamOptions, LaunchOptions, Mtu};
 pub(super) use other_flags::{find, with_other_flags};
+pub use proxy::{ProxyOptions, Run};
 pub(super) use start::launch;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
+use super::proxy::{ProxyOptions, docker_daemons};
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
 use crate::ipam::address::Cidr;
@@ -59,6 +60,8 @@ pub struct LaunchOptions {
     pub docker_api: String,
     /// Docker's bridge.
     pub docker_bridge: String,
+    /// The Docker API proxy, and how its containers are attached.
+    pub proxy: ProxyOptions,
     /// Control interface; empty: none.
     pub http_addr: String,
     /// Read-only interface; empty: none.
@@ -135,6 +138,12 @@ impl LaunchOptions {
             2 => 2,
             _ => return Err(fatal("--min-protocol-version must be in range [1,2]")),
         };
+        let docker_api = args
+            .docker_api
+            .clone()
+            .or_else(|| env.docker_host.clone())
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+        let proxy = ProxyOptions::new(&args.proxy, &docker_api, &env.docker, docker_daemons)?;
         let password = password::choose(&args, env)?;
         if let Some(why) = &args.other.refused {
             return Err(fatal(why));
@@ -172,11 +181,8 @@ impl LaunchOptions {
             trusted_subnets,
             ipam: ipam(&args)?,
             dns: DnsOptions::new(&args)?,
-            docker_api: args
-                .docker_api
-                .clone()
-                .or_else(|| env.docker_host.clone())
-                .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+            docker_api,
+            proxy,
             docker_bridge: args
                 .docker_bridge
                 .clone()

@@ -54,7 +54,7 @@ pub(super) struct Sent {
 
 impl Sent {
     /// With what is notified once.
-    pub(super) fn new(body: Incoming) -> (AnyBody, Arc<Notify>) {
+    pub(super) fn watch(body: Incoming) -> (AnyBody, Arc<Notify>) {
         let done = Arc::new(Notify::new());
         let sent = Self {
             body,

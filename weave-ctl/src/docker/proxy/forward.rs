@@ -51,7 +51,7 @@ impl Proxy {
         let (request, sent) = match ready {
             Ready::Untouched(request) => {
                 let (head, body) = request.into_parts();
-                let (body, sent) = Sent::new(body);
+                let (body, sent) = Sent::watch(body);
                 (Request::from_parts(head, body), Some(sent))
             }
             Ready::Read(request) => (request, None),

@@ -11,7 +11,7 @@ use super::inspect::Within;
 use super::object::Object;
 use super::route::{Route, parameter};
 use super::upstream::{ANSWER_LIMIT, bounded, is_type};
-use super::{Failure, Proxy, exec, start};
+use super::{Failure, Proxy, Settings, exec, start};
 use crate::docker::keeper::Expected;
 
 /// More than any honest description of a container, in bytes.
@@ -49,6 +49,14 @@ impl Proxy {
         }
     }
 
+    async fn settings(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        if let Some(dns) = &mut settings.dns {
+            dns.address = (self.nameserver)().await;
+        }
+        settings
+    }
+
     async fn create(&self, request: Request<Incoming>) -> Result<Ready, Failure> {
         let name = parameter(request.uri().query().unwrap_or_default(), "name").unwrap_or_default();
         edit(request, async |body| {
@@ -56,7 +64,7 @@ impl Proxy {
                 return Ok(None);
             }
             let image = self.image_of(&body).await?;
-            create::rewrite(body, &name, &image, &self.settings)
+            create::rewrite(body, &name, &image, &self.settings().await)
         })
         .await
     }
@@ -86,7 +94,7 @@ impl Proxy {
         let plain = is_type(request.headers(), "application/json") && !request.body().is_end_stream();
         let ready = match plain {
             true => {
-                let settings = &self.settings;
+                let settings = &self.settings().await;
                 edit(request, async |body| {
                     start::rewrite(body, container.hostname(), settings)
                 })

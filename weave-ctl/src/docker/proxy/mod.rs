@@ -24,6 +24,7 @@ mod tests;
 mod tls;
 mod upstream;
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use futures_util::future::BoxFuture;
@@ -69,12 +70,17 @@ impl Settings {
 /// The first address on the network of the container with that main process.
 pub type Look = Box<dyn Fn(u32) -> BoxFuture<'static, Option<Seen>> + Send + Sync>;
 
+/// Where containers can ask WeaveDNS now.
+pub type Nameserver = Box<dyn Fn() -> BoxFuture<'static, Option<IpAddr>> + Send + Sync>;
+
 /// What serves a connection.
 pub struct Proxy {
     /// Docker.
     pub docker: Endpoint,
-    /// How containers are changed.
+    /// How containers are changed; but for the address of WeaveDNS.
     pub settings: Settings,
+    /// That address.
+    pub nameserver: Nameserver,
     /// Attaches them.
     pub keeper: Keeper,
     /// For `rewrite_inspect`.

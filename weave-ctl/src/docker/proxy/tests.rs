@@ -63,7 +63,14 @@ impl World {
         };
         let proxy = Arc::new(Proxy {
             docker,
-            settings: settings(),
+            settings: Settings {
+                dns: Some(Dns {
+                    address: None,
+                    domain: "weave.local.".to_owned(),
+                }),
+                ..settings()
+            },
+            nameserver: Box::new(|| Box::pin(std::future::ready(settings().dns.unwrap().address))),
             keeper: keeper.clone(),
             look: Box::new(move |pid| Box::pin(std::future::ready((pid == 4711).then(seen)))),
         });
@@ -179,7 +186,7 @@ async fn old_clients() {
         .await
         .unwrap();
     let got = world.serve(&json("200 OK", "{}")).await;
-    assert_eq!(got, "GET /info HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n");
+    assert_eq!(got, "GET /info HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n");
     expect(&mut client, "HTTP/1.1 200 OK\r\n").await;
 
     // Without keep-alive and chunks, the client's sending side closed.
