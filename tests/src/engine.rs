@@ -1,7 +1,8 @@
-//! A real Docker engine on a host of the lab.
+//! Real Docker engines on hosts of the lab, one on each.
 //!
-//! The engine runs in namespaces of its own for processes and mounts, inside the network namespace
-//! of a lab host: with the first process everything of it is gone, the containers included.
+//! An engine runs in namespaces of its own for processes, mounts and the host's name, inside the network
+//! namespace of a lab host: with the first process everything of it is gone, the containers included. A daemon
+//! that shall find the containers' processes is launched in there too: [`Engine::launch`].
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -27,10 +28,19 @@ done
 exec runc "$@"
 "#;
 
-/// First process of the engine's namespaces. Shims keep their sockets in /run/containerd.
+/// First process of the engine's namespaces; it only takes in what loses its parent. Shims keep their sockets
+/// in /run/containerd, Docker looks for plugins in /run/docker/plugins, and what a managed plugin mounts of the
+/// host must be that host's.
 const INIT: &str = r#"
-mkdir -p /run/containerd
-mount --make-rprivate / && mount -t tmpfs tmpfs /run/containerd || exit 1
+mkdir -p /run/containerd /run/docker "$1/plugins" "$1/lib"
+mount --make-rprivate / && mount -t tmpfs tmpfs /run/containerd && mount -t tmpfs tmpfs /run/docker &&
+    mkdir /run/docker/plugins && mount --bind "$1/plugins" /run/docker/plugins && mount --bind "$1/lib" /var/lib &&
+    mount -t bpf bpf /sys/fs/bpf && hostname "$2" || exit 1
+sleep infinity & : > "$1/ready"
+while :; do wait; done
+"#;
+
+const DOCKERD: &str = r#"
 exec dockerd --host "unix://$1/docker.sock" --data-root "$1/data" --exec-root "$1/exec" \
     --pidfile "$1/pid" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$2" --bridge "$3" \
     --iptables=false --ip6tables=false --ip-masq=false --add-runtime "lab=$1/runtime" --default-runtime lab
@@ -40,7 +50,10 @@ exec dockerd --host "unix://$1/docker.sock" --data-root "$1/data" --exec-root "$
 #[derive(Debug)]
 pub struct Engine<'a> {
     host: &'a Host,
-    process: Background,
+    bridge: String,
+    /// Holds the namespaces.
+    init: Background,
+    dockerd: Option<Background>,
 }
 
 impl<'a> Engine<'a> {
@@ -57,6 +70,17 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Engine::start`].
     pub fn start_on(host: &'a Host, bridge: &str) -> Result<Self> {
+        let mut engine = Self::prepare(host, bridge)?;
+        engine.start_dockerd()?;
+        engine.import()?;
+        Ok(engine)
+    }
+
+    /// The namespaces without `dockerd`, for tests of what comes before it.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn prepare(host: &'a Host, bridge: &str) -> Result<Self> {
         for program in ["dockerd", "containerd", "runc", "docker", "busybox"] {
             need(program)?;
         }
@@ -64,17 +88,84 @@ impl<'a> Engine<'a> {
         let runtime = folder.join("runtime");
         fs::write(&runtime, RUNTIME)?;
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
-        let folder = folder.display().to_string();
+        let text = folder.display().to_string();
         #[rustfmt::skip]
-        let process = host.spawn(&["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                                   "sh", "-c", INIT, "sh", &folder, host.netns(), bridge])?;
-        let engine = Self { host, process };
-        let up = wait_for("the Docker engine", LIMIT, || {
-            engine.docker(&["version"])?.ok().map(Some)
+        let init = host.spawn(&["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc",
+                                "sh", "-c", INIT, "sh", &text, &host.name()])?;
+        let ready = wait_for("the namespaces of the engine", LIMIT, || {
+            Ok(folder.join("ready").exists().then_some(()))
         });
-        up.with_context(|| engine.process.printed().unwrap_or_default())?;
-        engine.import()?;
-        Ok(engine)
+        ready.with_context(|| init.printed().unwrap_or_default())?;
+        Ok(Self {
+            host,
+            bridge: bridge.to_owned(),
+            init,
+            dockerd: None,
+        })
+    }
+
+    /// Starts `dockerd` and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_dockerd(&mut self) -> Result<()> {
+        let folder = folder(self.host)?.display().to_string();
+        let mut command = self.command("sh")?;
+        command.args(["-c", DOCKERD, "sh", &folder, self.host.netns(), &self.bridge]);
+        let dockerd = Background::start(&mut command)?;
+        let up = wait_for("the Docker engine", LIMIT, || {
+            self.docker(&["version"])?.ok().map(Some)
+        });
+        up.with_context(|| dockerd.printed().unwrap_or_default())?;
+        self.dockerd = Some(dockerd);
+        Ok(())
+    }
+
+    /// Ends `dockerd` with SIGTERM, as `systemctl stop docker` does; its containers end with it.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop_dockerd(&mut self) -> Result<()> {
+        let dockerd = self.dockerd.take().context("dockerd does not run")?;
+        let pid = fs::read_to_string(folder(self.host)?.join("pid"))?;
+        process::run(self.command("kill")?.args(["-TERM", pid.trim()]), LIMIT)?.ok()?;
+        dockerd.finish(LIMIT).map(drop)
+    }
+
+    /// What `dockerd` has logged.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn log(&self) -> Result<String> {
+        self.dockerd.as_ref().context("dockerd does not run")?.printed()
+    }
+
+    /// A command on this host where mounts and process IDs are those of the engine.
+    ///
+    /// # Errors
+    /// If the engine is gone.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let pid = self.init.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let init = children.trim();
+        ensure!(!init.is_empty(), "the engine is gone: {}", self.init.printed()?);
+        let mut command = self.host.command("nsenter")?;
+        command.args(["--target", init, "--mount", "--uts", "--pid", "--", program]);
+        Ok(command)
+    }
+
+    /// [`Host::launch`] where process IDs are those that the engine tells, and its plugin folder is in its place.
+    ///
+    /// # Errors
+    /// As [`Host::launch`].
+    pub fn launch(&self, args: &[&str]) -> Result<()> {
+        let program = self.host.binary().display().to_string();
+        self.host.launch_with(self.command(&program)?, args)
+    }
+
+    /// The host that it is on.
+    pub fn host(&self) -> &'a Host {
+        self.host
     }
 
     /// The image `box`: busybox and the few names that are needed.
@@ -124,12 +215,8 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Host::exec`].
     pub fn weave(&self, args: &[&str]) -> Result<Output> {
-        let pid = self.process.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        let init = children.trim();
-        let mut command = self.host.command("nsenter")?;
-        command.args(["--target", init, "--mount", "--pid", "--"]);
-        process::run(command.arg(self.host.binary()).args(args), LIMIT)
+        let program = self.host.binary().display().to_string();
+        process::run(self.command(&program)?.args(args), LIMIT)
     }
 
     /// Attaches a container; its address.

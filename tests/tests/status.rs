@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weave_tests::lab::{Host, Lab, Plan, netns};
+use weave_tests::lab::{Container, Host, Lab, Plan, netns};
 use weave_tests::process::{run, wait_for};
+use weave_tests::traffic::bulk_tcp;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CONTROL: u16 = 6784;
@@ -87,7 +88,7 @@ fn pages_json_metrics_and_watching() {
 
         // Frames are counted; so are packets of the neighbour on sleeve, which beats all the time.
         let (here, _) = first.attached("here")?;
-        let (_, there) = second.attached("there")?;
+        let (there_container, there) = second.attached("there")?;
         let encap = || {
             let sent = sample(first, &["weave_fastdp_packets_total{verdict=\"encap\"}"])?;
             sent.context("no such sample")
@@ -98,6 +99,7 @@ fn pages_json_metrics_and_watching() {
             .ok()?;
         let after = encap()?;
         ensure!(after >= before + 5.0, "{before} {after}");
+        traffic_of_a_neighbour([first, second], [&here, &there_container], there)?;
         wait_for("sleeve's packets in the metrics", LIMIT, || {
             let count = |direction: &str| {
                 let direction = format!("direction=\"{direction}\"");
@@ -131,6 +133,61 @@ fn pages_json_metrics_and_watching() {
         ensure!(watched.success() && !watched.stdout.contains('\x1b'), "{watched}");
         Ok(())
     });
+}
+
+/// What the fast path has carried between the first host and the second: packets in, bytes in, packets out, bytes
+/// out.
+fn fastdp_traffic(host: &Host) -> Result<[f64; 4]> {
+    let mut numbers = [0.0; 4];
+    let names = [
+        ("packets", "in"),
+        ("bytes", "in"),
+        ("packets", "out"),
+        ("bytes", "out"),
+    ];
+    for (number, (unit, direction)) in numbers.iter_mut().zip(names) {
+        let family = format!("weave_peer_{unit}_total{{");
+        let direction = format!("direction=\"{direction}\"");
+        let parts = [&family, &direction, "nickname=\"h2\"", "overlay=\"fastdp\""];
+        *number = sample(host, &parts)?.with_context(|| format!("no sample {parts:?}"))?;
+    }
+    Ok(numbers)
+}
+
+/// The metrics of the fast path grow by what a ping and a TCP connection to `address` send.
+fn traffic_of_a_neighbour(hosts: [&Host; 2], ends: [&Container; 2], address: Ipv4Addr) -> Result<()> {
+    let [first, second] = hosts;
+    let address_text = address.to_string();
+    // Room for ARP and what IPv6 sends by itself, not for counting twice. Again if the path was not in use all the
+    // time, as a busy machine may lose its heartbeats.
+    wait_for("the bytes of five pings", LIMIT, || {
+        let before = fastdp_traffic(first)?;
+        ends[0]
+            .exec(&["ping", "-c", "5", "-i", "0.2", "-s", "1000", &address_text])?
+            .ok()?;
+        let after = fastdp_traffic(first)?;
+        let grown = [0, 1, 2, 3].map(|i| after[i] - before[i]);
+        let fits = |packets: f64, bytes: f64| packets >= 5.0 && (5210.0..9000.0).contains(&bytes);
+        Ok((fits(grown[0], grown[1]) && fits(grown[2], grown[3])).then_some(()))
+    })?;
+    const BULK: usize = 8 << 20;
+    wait_for("the bytes of a TCP connection", LIMIT, || {
+        let before = fastdp_traffic(first)?;
+        bulk_tcp(ends[0].netns(), ends[1].netns(), address, BULK)?;
+        let after = fastdp_traffic(first)?;
+        let [packets, bytes] = [2, 3].map(|i| after[i] - before[i]);
+        // Super-packets count as what they are cut into.
+        let (low, high) = (BULK as f64, BULK as f64 * 1.2);
+        Ok(((low..high).contains(&bytes) && bytes / packets < 1500.0).then_some(()))
+    })?;
+    let report = json(second, &["connections"])?;
+    let traffic = &report[0]["Remote"]["Traffic"]["fastdp"];
+    let [packets, bytes] = ["PacketsIn", "BytesIn"].map(|name| traffic[name].as_f64().unwrap_or_default());
+    ensure!(
+        bytes > BULK as f64 && bytes / packets < 1500.0,
+        "the other end: {report}"
+    );
+    Ok(())
 }
 
 /// The lines of cli.md 8.7.

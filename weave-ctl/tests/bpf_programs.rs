@@ -5,9 +5,14 @@
 use std::path::PathBuf;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
-use weave_common::{Config, Counters, Heartbeat, MacEntry, MacKey, NextHop, Sender, SleevePrefix};
+use weave_common::{
+    Config, Counters, Heartbeat, MacEntry, MacKey, NeighbourTraffic, NextHop, Sender, SleevePrefix,
+};
+use weave_ctl::overlay::fastdp::datapath::Datapath;
 use weave_ctl::overlay::fastdp::loader;
 use weave_ctl::overlay::fastdp::maps::{self, Maps};
+use weave_ctl::overlay::fastdp::xdp::Wanted;
+use weave_ctl::overlay::forwarding::Tables;
 
 const OURS: u32 = 0x123;
 const THEIRS: u32 = 0xabc;
@@ -156,6 +161,20 @@ impl Bench {
         };
         let verdict = program.test_run(run).unwrap().return_value;
         (verdict, u32::from_ne_bytes(after[32..36].try_into().unwrap()))
+    }
+
+    /// As [`Bench::tc`], of a super-packet of so many segments.
+    fn super_packet(&mut self, name: &str, packet: &[u8], segments: u32) -> u32 {
+        let program: &mut SchedClassifier = self.loaded.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        // `struct __sk_buff`, where gso_segs is at byte 164.
+        let mut context = [0; 192];
+        context[164..168].copy_from_slice(&segments.to_ne_bytes());
+        let run = TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        program.test_run(run).unwrap().return_value
     }
 
     /// `peer` is reached by sleeve through neighbour `via`, and the TAP is interface `tap`.
@@ -609,6 +628,96 @@ fn the_first_frame_to_a_neighbour_is_told_once_and_again_after_a_look() {
 }
 
 #[test]
+fn packets_and_bytes_of_each_neighbour_are_counted() {
+    let Some(mut bench) = Bench::new("neighbours") else {
+        return;
+    };
+    let mut peers = bench.maps.peers().unwrap();
+    peers.get_mut(&OTHER).unwrap().via = OTHER;
+    bench.maps.sync_peers(&peers).unwrap();
+    bench.remote(THERE, THEIRS);
+    bench.local(HERE, VETH);
+    let both = |bench: &Bench| [THEIRS, OTHER].map(|id| bench.maps.neighbour(id).unwrap());
+    let traffic = |[packets_in, bytes_in, packets_out, bytes_out]: [u64; 4]| NeighbourTraffic {
+        packets_in,
+        bytes_in,
+        packets_out,
+        bytes_out,
+    };
+    let none = traffic([0; 4]);
+
+    let frame = ipv4_frame(THERE, HERE, 100, true);
+    for _ in 0..3 {
+        assert_eq!(bench.tc("weave_port", &frame).0, REDIRECT);
+    }
+    assert_eq!(both(&bench), [traffic([0, 0, 3, 342]), none], "sent by BPF");
+    let mut arp = frame.clone();
+    arp[13] = 6;
+    assert_eq!(bench.tc("weave_port", &arp).0, REDIRECT);
+    assert_eq!(
+        both(&bench),
+        [traffic([0, 0, 4, 456]), none],
+        "and by the VXLAN device"
+    );
+
+    let inner = ipv4_frame(HERE, THERE, 84, true);
+    let packet = vxlan(THEIR_IP, OUR_IP, OURS, THEIRS, 64, &inner);
+    for _ in 0..2 {
+        assert_eq!(bench.tc("weave_underlay", &packet).0, REDIRECT);
+    }
+    assert_eq!(both(&bench), [traffic([2, 196, 4, 456]), none], "received");
+
+    // From one neighbour on to the other, whoever sent it at first.
+    let packet = vxlan(THEIR_IP, OUR_IP, OTHER, 0x555, 64, &inner);
+    assert_eq!(bench.tc("weave_underlay", &packet).0, REDIRECT);
+    assert_eq!(bench.xdp(&packet).0, XDP_TX);
+    let (theirs, other) = (traffic([4, 392, 4, 456]), traffic([0, 0, 2, 196]));
+    assert_eq!(both(&bench), [theirs, other], "relayed");
+
+    // What is dropped, no frame of a container, counted elsewhere, or on this host only.
+    for packet in [
+        vxlan(THEIR_IP, OUR_IP, OTHER, 0x555, 1, &inner),
+        vxlan(THEIR_IP, OUR_IP, OURS, 0x555, 64, &inner),
+        vxlan(STRANGER, OUR_IP, OURS, THEIRS, 64, &inner),
+        vxlan(THEIR_IP, OUR_IP, OURS, THEIRS, 64, &heartbeat(7, 100)),
+        vxlan(
+            THEIR_IP,
+            OUR_IP,
+            OURS,
+            THEIRS,
+            64,
+            &ipv4_frame([0xff; 6], THERE, 84, true),
+        ),
+    ] {
+        assert_ne!(bench.tc("weave_underlay", &packet).0, REDIRECT);
+    }
+    bench.tc("weave_port", &ipv4_frame(HERE, [2, 0, 0, 0, 0, 9], 100, true));
+    assert_eq!(both(&bench), [theirs, other]);
+
+    // Super-packets: as many as they are cut into.
+    assert_eq!(bench.super_packet("weave_port", &frame, 5), REDIRECT);
+    let packet = vxlan(THEIR_IP, OUR_IP, OURS, THEIRS, 64, &inner);
+    assert_eq!(bench.super_packet("weave_underlay", &packet, 7), REDIRECT);
+    let theirs = traffic([11, 490, 9, 570]);
+    assert_eq!(both(&bench), [theirs, other]);
+
+    // They outlive the controller, but not the neighbour, nor its number.
+    let mut datapath = Datapath::load(&bench.dir.0, Wanted::Off).unwrap();
+    let both = |datapath: &Datapath| [THEIRS, OTHER].map(|id| datapath.traffic(id as u16).unwrap());
+    assert_eq!(both(&datapath), [theirs, other]);
+    peers.remove(&OTHER);
+    let mut tables = Tables {
+        peers,
+        ..Tables::default()
+    };
+    datapath.apply(&tables).unwrap();
+    assert_eq!(both(&datapath), [theirs, none], "forgotten");
+    tables.renumbered = vec![(THEIRS, 0x555)];
+    datapath.apply(&tables).unwrap();
+    assert_eq!(both(&datapath), [none, none], "renumbered");
+}
+
+#[test]
 fn heartbeats_reach_the_controller_whoever_sent_them() {
     let Some(mut bench) = Bench::new("heartbeat") else {
         return;
@@ -892,5 +1001,5 @@ fn what_another_version_pinned_is_removed() {
     loader::load(&bench.dir.0).unwrap();
     assert!(!old.exists() && !link.exists());
     assert!(other.exists(), "not ours");
-    assert_eq!(maps.read_dir().unwrap().count(), 8);
+    assert_eq!(maps.read_dir().unwrap().count(), 9);
 }

@@ -5,7 +5,7 @@ use weave_common::{Config, MacEntry, Sender};
 
 use crate::encap::TTL;
 use crate::maps::{self, count, mac};
-use crate::packet::{DROP, Eth, OK, is_group, redirect_peer};
+use crate::packet::{DROP, Eth, OK, Size, is_group, redirect_peer};
 use crate::{flood, learn};
 
 /// The neighbour at `ip`, if it may send us frames of peer `src` by VXLAN. Refusals are counted.
@@ -55,6 +55,9 @@ pub enum Onward {
 pub fn deliver(ctx: &TcContext, config: &Config, eth: &Eth, src: u32, onward: Onward) -> i32 {
     if !learn(config, eth.src, src) {
         return DROP;
+    }
+    if let Onward::Fastdp { from, .. } = onward {
+        maps::received(from, Size::inner(ctx));
     }
     if !is_group(eth.dst)
         && let Some(to) = mac(eth.dst)

@@ -4,21 +4,22 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode,
 };
 use aya_ebpf::programs::TcContext;
-use weave_common::OVERHEAD;
+use weave_common::{OVERHEAD, Sender};
 
-use crate::maps::count;
-use crate::packet::{DROP, ETH_P_IPV6, Eth, NEXT, redirect_peer, store};
+use crate::maps::{count, received};
+use crate::packet::{DROP, ETH_P_IPV6, Eth, NEXT, Size, redirect_peer, store};
 
 const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
 
-/// Takes the outer headers off an IP frame and hands it to the container behind `ifindex`.
+/// Takes the outer headers off an IP frame of neighbour `sender` and hands it to the container behind `ifindex`.
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, inner: &Eth, ifindex: u32) -> i32 {
+pub fn deliver(ctx: &TcContext, inner: &Eth, sender: &Sender, ifindex: u32) -> i32 {
     let ipv6 = if inner.proto() == ETH_P_IPV6 {
         u64::from(BPF_F_ADJ_ROOM_DECAP_L3_IPV6)
     } else {
         0
     };
+    let size = Size::outer(ctx);
     if ctx
         .adjust_room(
             -(OVERHEAD as i32),
@@ -37,5 +38,6 @@ pub fn deliver(ctx: &TcContext, inner: &Eth, ifindex: u32) -> i32 {
         return DROP;
     }
     count!(decap);
+    received(sender.short_id, size);
     redirect_peer(ctx, ifindex)
 }

@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::{bpf_get_hash_recalc, bpf_redirect_neigh, bpf_
 use aya_ebpf::programs::TcContext;
 use weave_common::{NextHop, OVERHEAD};
 
-use crate::maps::{count, used};
-use crate::packet::{DROP, Eth, Ipv4, Outer, Udp, Vxlan, redirect, store, vni};
+use crate::maps::{count, sent};
+use crate::packet::{DROP, Eth, Ipv4, Outer, Size, Udp, Vxlan, redirect, store, vni};
 
 /// `BPF_ADJ_ROOM_ENCAP_L2(14)`: the inner Ethernet header alone. GSO looks for the inner frame
 /// by this length, so counting the VXLAN header in would stall TCP.
@@ -36,14 +36,14 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
     // Ephemeral range, as the kernel's own choice is (RFC 7348 section 5).
     let src_port = 0x8000 | ((hash ^ hash >> 16) as u16 & 0x7fff);
     // A super-packet's length may wrap here: segmentation writes it anew for each segment.
-    let inner_len = ctx.len();
+    let size = Size::inner(ctx);
     let grow = |flags| ctx.adjust_room(OVERHEAD as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags);
     // A kernel that does not know the mark (before 5.13, commit d01b59c9ae94) refuses it untouched.
     if grow(MARKED).is_err() && grow(FLAGS).is_err() {
         count!(drop_error);
         return DROP;
     }
-    let udp_len = (inner_len + 16) as u16;
+    let udp_len = (size.bytes + 16) as u16;
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: 0,
@@ -78,13 +78,13 @@ pub fn send(ctx: &TcContext, inner: &Eth, hop: &NextHop, dst: u32, src: u32) -> 
         return DROP;
     }
     count!(encap);
-    out(hop)
+    out(hop, size)
 }
 
 /// Out of the underlay interface; the outer Ethernet header is in place if its addresses are known.
 #[inline(always)]
-pub fn out(hop: &NextHop) -> i32 {
-    used(hop.via);
+pub fn out(hop: &NextHop, size: Size) -> i32 {
+    sent(hop.via, size);
     if hop.flags & NextHop::HAS_MACS != 0 {
         return redirect(hop.ifindex);
     }
@@ -96,7 +96,7 @@ pub fn out(hop: &NextHop) -> i32 {
 /// `fragment` allows the outer packet to be fragmented.
 #[inline(always)]
 pub fn set_key(ctx: &TcContext, hop: &NextHop, dst: u32, src: u32, ttl: u8, fragment: bool) -> bool {
-    used(hop.via);
+    sent(hop.via, Size::inner(ctx));
     // Spelt out, as a call of memset in a loop over many hops costs the verifier its patience.
     let mut key = bpf_tunnel_key {
         tunnel_id: vni(dst, src),

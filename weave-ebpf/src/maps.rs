@@ -3,9 +3,11 @@
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use weave_common::{
-    Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
-    Sender,
+    Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender,
 };
+
+use crate::packet::Size;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -32,6 +34,10 @@ pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 /// Neighbour (short ID) -> 1 once a frame has left for it; the controller sets it back to 0.
 #[btf_map]
 pub static TRAFFIC: Array<u32, { MAX_PEERS as usize }> = Array::new();
+
+/// Neighbour (short ID) -> what went to it and came from it.
+#[btf_map]
+pub static NEIGHBOURS: PerCpuArray<NeighbourTraffic, { MAX_PEERS as usize }> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Heartbeat, { EVENT_RING as usize }> = RingBuf::new();
@@ -79,6 +85,18 @@ pub fn usable(short_id: u32) -> Option<&'static NextHop> {
     hop
 }
 
+/// A frame has come from the neighbour `from`, and is accepted.
+#[inline(always)]
+pub fn received(from: u32, size: Size) {
+    if let Some(traffic) = NEIGHBOURS.get_ptr_mut(from) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*traffic).packets_in += u64::from(size.packets);
+            (*traffic).bytes_in += u64::from(size.bytes);
+        }
+    }
+}
+
 /// The neighbour with this address.
 #[inline(always)]
 pub fn sender(address: [u8; 4]) -> Option<&'static Sender> {
@@ -87,9 +105,16 @@ pub fn sender(address: [u8; 4]) -> Option<&'static Sender> {
 }
 
 /// A frame leaves for the neighbour `via`. The first one after a pause wakes the controller, which
-/// watches a path closely only while it is used; the others cost one load.
+/// watches a path closely only while it is used.
 #[inline(always)]
-pub fn used(via: u32) {
+pub fn sent(via: u32, size: Size) {
+    if let Some(traffic) = NEIGHBOURS.get_ptr_mut(via) {
+        // SAFETY: as in `count`.
+        unsafe {
+            (*traffic).packets_out += u64::from(size.packets);
+            (*traffic).bytes_out += u64::from(size.bytes);
+        }
+    }
     if let Some(slot) = TRAFFIC.get_ptr_mut(via) {
         // SAFETY: an aligned integer of the map; two CPUs at once tell the controller twice.
         unsafe {

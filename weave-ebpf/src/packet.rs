@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_type, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use weave_common::OVERHEAD;
 
 pub const ETH_LEN: usize = 14;
 /// Outer Ethernet, IPv4, UDP, VXLAN, inner Ethernet.
@@ -204,6 +205,39 @@ pub fn priority(ctx: &TcContext) -> u32 {
 pub fn set_priority(ctx: &TcContext, priority: u32) {
     // SAFETY: writing a context field that tc programs may write.
     unsafe { (*ctx.skb.skb).priority = priority };
+}
+
+/// What `NEIGHBOURS` counts of a packet.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// A super-packet is as many as it is cut into.
+    pub packets: u32,
+    /// Of the inner frame.
+    pub bytes: u32,
+}
+
+impl Size {
+    /// Of a frame without outer headers. They must be put on later, as that makes the kernel forget the
+    /// number of segments.
+    #[inline(always)]
+    pub fn inner(ctx: &TcContext) -> Self {
+        // SAFETY: reading a context field.
+        let segments = unsafe { (*ctx.skb.skb).gso_segs };
+        Self {
+            packets: if segments == 0 { 1 } else { segments },
+            bytes: ctx.len(),
+        }
+    }
+
+    /// Of a frame with its outer headers.
+    #[inline(always)]
+    pub fn outer(ctx: &TcContext) -> Self {
+        let size = Self::inner(ctx);
+        Self {
+            bytes: size.bytes.wrapping_sub(OVERHEAD),
+            ..size
+        }
+    }
 }
 
 /// Overwrites the start of the packet.

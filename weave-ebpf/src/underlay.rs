@@ -3,9 +3,9 @@
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, HEARTBEAT_MIN, Heartbeat, MacEntry, NextHop};
 
-use crate::maps::{EVENTS, config, count, mac};
+use crate::maps::{EVENTS, config, count, mac, received};
 use crate::packet::{
-    DROP, ETH_P_IP, ETH_P_IPV6, NEXT, OUTER_LEN, Outer, at, is_group, protocol, store, vni_peers,
+    DROP, ETH_P_IP, ETH_P_IPV6, NEXT, OUTER_LEN, Outer, Size, at, is_group, protocol, store, vni_peers,
 };
 use crate::{arrival, decap, encap, relay};
 
@@ -67,7 +67,9 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
             return DROP;
         }
         count!(relay);
-        return encap::out(hop);
+        let size = Size::outer(ctx);
+        received(sender.short_id, size);
+        return encap::out(hop, size);
     }
     let inner = outer.inner;
     if !arrival::learn(config, inner.src, src) {
@@ -79,7 +81,7 @@ fn vxlan(ctx: &TcContext, config: &Config, outer: &Outer) -> i32 {
         && to.flags & MacEntry::LOCAL != 0
         && to.ifindex != 0
     {
-        return decap::deliver(ctx, &inner, to.ifindex);
+        return decap::deliver(ctx, &inner, sender, to.ifindex);
     }
     count!(to_stack);
     NEXT

@@ -6,8 +6,8 @@ use aya_ebpf::programs::TcContext;
 use weave_common::{Config, HEARTBEAT_MIN, KEYED, NextHop};
 
 use crate::arrival::Onward;
-use crate::maps::{config, count};
-use crate::packet::{DROP, ETH_LEN, OK, eth, redirect, set_tc_index, tc_index, vni_peers};
+use crate::maps::{config, count, received};
+use crate::packet::{DROP, ETH_LEN, OK, Size, eth, redirect, set_tc_index, tc_index, vni_peers};
 use crate::{arrival, departure, encap, relay, sleeve, underlay};
 
 /// What came up the host's stack: floods, ARP, and what only this device can receive.
@@ -40,6 +40,7 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         let Some(hop) = relay::next_hop(neighbour, ip, key.tunnel_ttl, dst) else {
             return DROP;
         };
+        received(neighbour.short_id, Size::inner(ctx));
         return send_on(ctx, config, hop, dst, src, key.tunnel_ttl - 1);
     }
     let onward = Onward::Fastdp {

@@ -4,10 +4,10 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::XdpContext;
-use weave_common::{Config, NextHop};
+use weave_common::{Config, NextHop, OVERHEAD};
 
-use crate::maps::{config, count, sender, used};
-use crate::packet::{Outer, at, vni_peers};
+use crate::maps::{config, count, received, sender, sent};
+use crate::packet::{Outer, Size, at, vni_peers};
 use crate::relay::{self, Headers};
 
 #[inline(always)]
@@ -18,10 +18,10 @@ pub fn run(ctx: &XdpContext) -> u32 {
     if !relay::is_ours(config, outer) || outer.inner.is_special() {
         return XDP_PASS;
     }
-    if sender(outer.ip.src).is_none() {
+    let Some(neighbour) = sender(outer.ip.src) else {
         count!(drop_xdp_unknown_sender);
         return XDP_DROP;
-    }
+    };
     let (dst, src) = vni_peers(outer.vxlan.vni());
     let relays = config.flags & (Config::XDP_RELAY | Config::ENABLED) == Config::XDP_RELAY | Config::ENABLED;
     // Whatever cannot be done here is for the tc program, which also counts the refusals.
@@ -46,7 +46,12 @@ pub fn run(ctx: &XdpContext) -> u32 {
     // SAFETY: in bounds as just checked; nothing else refers to these bytes any more.
     unsafe { *(start as *mut Headers) = headers };
     count!(xdp_relay);
-    used(hop.via);
+    let size = Size {
+        packets: 1,
+        bytes: (ctx.data_end() - start) as u32 - OVERHEAD,
+    };
+    received(neighbour.short_id, size);
+    sent(hop.via, size);
     // SAFETY: reading a context field; plain helper call.
     unsafe {
         if hop.ifindex == (*ctx.ctx).ingress_ifindex {

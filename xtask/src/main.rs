@@ -55,7 +55,7 @@ enum Task {
     Test,
     /// Build for release and install
     Install {
-        /// Installs into PREFIX/bin and PREFIX/lib
+        /// Installs into PREFIX/bin, PREFIX/lib and PREFIX/share
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },

@@ -32,7 +32,7 @@ impl Host {
         let state = sweep::state_root().join(&netns);
         let pins = Path::new(sweep::BPF_ROOT).join(&netns);
         netns::create(&netns)?;
-        for folder in ["run", "data", "docker"] {
+        for folder in ["run", "data", "docker/plugins"] {
             fs::create_dir_all(state.join(folder))?;
         }
         Ok(Self {
@@ -154,6 +154,7 @@ impl Host {
             .env("WEAVE_RUN_DIR", self.run_dir())
             .env("WEAVE_DATA_DIR", self.data_dir())
             .env("WEAVE_BPF_DIR", &self.pins)
+            .env("WEAVE_PLUGIN_DIR", self.state.join("docker/plugins"))
             // The machine's own Docker is not this host's.
             .env(
                 "DOCKER_HOST",
@@ -205,8 +206,12 @@ impl Host {
     /// # Errors
     /// If it does not succeed.
     pub fn launch(&self, args: &[&str]) -> Result<()> {
+        self.launch_with(self.command("weave-ctl")?, args)
+    }
+
+    /// The same with another way to run `weave-ctl`.
+    pub(crate) fn launch_with(&self, mut command: Command, args: &[&str]) -> Result<()> {
         let (peer, nick) = (self.peer_name(), self.name());
-        let mut command = self.command("weave-ctl")?;
         command.args(["launch", "--name", &peer, "--nickname", &nick]);
         self.options.apply(&mut command);
         process::run(command.args(args), LIMIT)?.ok().map(drop)

@@ -88,7 +88,7 @@ pub(super) fn man(args: &ManArgs) -> Outcome {
     })
 }
 
-/// Examples under a heading of that name, which the generator does not know.
+/// Examples under a heading of that name, which the generator does not know, and as they are.
 fn examples(folder: &Path) -> io::Result<()> {
     let command = Command::command();
     for command in command.get_subcommands().filter(|c| !c.is_hide_set()) {
@@ -96,12 +96,9 @@ fn examples(folder: &Path) -> io::Result<()> {
         let text = fs::read_to_string(&page)?;
         let mut text = text.replacen(".SH EXTRA\n", ".SH NOTES\n", 1);
         for title in ["Examples:\n", "Example:\n"] {
-            text = text.replacen(&format!("\n{title}"), "\n.SH EXAMPLES\n", 1);
+            text = text.replacen(&format!("\n{title}"), "\n.SH EXAMPLES\n.nf\n", 1);
         }
-        fs::write(
-            &page,
-            text.replacen(".SH NOTES\n.SH EXAMPLES\n", ".SH EXAMPLES\n", 1),
-        )?;
+        fs::write(&page, text.replacen(".SH NOTES\n.SH EXAMPLES", ".SH EXAMPLES", 1))?;
     }
     Ok(())
 }
@@ -140,7 +137,7 @@ mod tests {
         assert!(read("weave.1").contains("weave\\-status(1)"));
         for command in Command::command().get_subcommands().filter(|c| !c.is_hide_set()) {
             let page = read(&format!("weave-{}.1", command.get_name()));
-            assert!(page.contains("\n.SH EXAMPLES\n  "), "{}", command.get_name());
+            assert!(page.contains("\n.SH EXAMPLES\n.nf\n  "), "{}", command.get_name());
         }
         let nowhere = ManArgs {
             folder: folder.path().join("none"),

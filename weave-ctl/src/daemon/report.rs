@@ -211,7 +211,7 @@ impl Daemon {
             round_trip_micros: conn
                 .and_then(|conn| self.connections.round_trip(conn))
                 .and_then(|time| u64::try_from(time.as_micros()).ok()),
-            traffic: self.traffic(conn),
+            traffic: self.traffic(conn, neighbour),
             ..self.remote(name, nick, neighbour)
         });
         Connection {
@@ -225,8 +225,20 @@ impl Daemon {
         }
     }
 
-    /// What went to and came from a neighbour, by overlay; the fast path keeps no counters of neighbours.
-    fn traffic(&self, conn: Option<ConnId>) -> BTreeMap<String, report::Traffic> {
+    /// What went to and came from a neighbour, by overlay.
+    fn traffic(&self, conn: Option<ConnId>, neighbour: &Neighbour) -> BTreeMap<String, report::Traffic> {
+        let datapath = self.overlays.fastdp.as_ref().ok();
+        let datapath = datapath.filter(|_| neighbour.switch.fastdp().is_some());
+        let id = self.mesh.short_id_of(neighbour.remote);
+        let fastdp = datapath
+            .zip(id)
+            .and_then(|(datapath, id)| datapath.traffic(id.get()).ok());
+        let fastdp = fastdp.map(|traffic| report::Traffic {
+            packets_in: traffic.packets_in,
+            bytes_in: traffic.bytes_in,
+            packets_out: traffic.packets_out,
+            bytes_out: traffic.bytes_out,
+        });
         let engine = self.overlays.sleeve.as_ref().ok();
         let sleeve = engine.zip(conn).and_then(|(engine, conn)| engine.traffic(conn));
         let sleeve = sleeve.map(|traffic| report::Traffic {
@@ -235,9 +247,9 @@ impl Daemon {
             packets_out: traffic.packets_out,
             bytes_out: traffic.bytes_out,
         });
-        sleeve
-            .map(|traffic| (SLEEVE.to_owned(), traffic))
+        [(FASTDP, fastdp), (SLEEVE, sleeve)]
             .into_iter()
+            .filter_map(|(overlay, traffic)| Some((overlay.to_owned(), traffic?)))
             .collect()
     }
 

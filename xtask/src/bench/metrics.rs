@@ -49,6 +49,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let lab = super::paths::released(Plan::mesh(arguments.peers + 1)).build("bench-metrics")?;
     let (asked, others) = lab.hosts().split_first().context("no hosts")?;
     asked.launch(&["--docker-api="])?;
+    // Before there is anybody to tell each of them.
+    register(asked, arguments.names)?;
+    println!("{} names registered", arguments.names);
     launch(others, &asked.address().to_string())?;
     wait_for("the connections", PATIENCE, || {
         let page = asked.weave(&["status", "connections"])?.ok()?;
@@ -57,8 +60,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Ok(Some(()))
     })?;
     println!("up after {:.0} s", start.elapsed().as_secs_f64());
-    register(asked, arguments.names)?;
-    println!("{} names registered", arguments.names);
 
     heading("Scrapes");
     let request = Request {

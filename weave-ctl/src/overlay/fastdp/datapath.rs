@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
-use weave_common::{Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey, NextHop};
+use weave_common::{Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey, NeighbourTraffic, NextHop};
 
 use super::attach::{self, AttachError, Hook, Mode};
 use super::loader::{self, LoadError, XDP_PROGRAM};
@@ -280,7 +280,7 @@ impl Datapath {
     }
 
     /// Writes next hops, floods and senders. MAC addresses follow peers that got another short ID
-    /// and go with peers that are gone.
+    /// and go with peers that are gone; traffic counters go with either.
     pub fn apply(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         if !tables.renumbered.is_empty() {
             self.renumber(&tables.renumbered)?;
@@ -288,6 +288,10 @@ impl Datapath {
         self.maps.sync_senders(&tables.senders)?;
         let gone = self.maps.sync_peers(&tables.peers)?;
         self.maps.sync_floods(&tables.floods)?;
+        let renumbered = tables.renumbered.iter().flat_map(|(old, new)| [*old, *new]);
+        for id in gone.iter().copied().chain(renumbered) {
+            self.maps.forget_neighbour(id)?;
+        }
         if !gone.is_empty() {
             self.maps
                 .forget_macs(|_, entry| !is_local(entry) && gone.contains(&entry.peer.into()))?;
@@ -324,6 +328,11 @@ impl Datapath {
     /// Has a frame left for this neighbour since the last call?
     pub fn take_traffic(&mut self, short_id: u16) -> Result<bool, DatapathError> {
         Ok(self.maps.take_traffic(short_id.into())?)
+    }
+
+    /// What went to the neighbour with this short ID and came from it, since it has that ID.
+    pub fn traffic(&self, short_id: u16) -> Result<NeighbourTraffic, DatapathError> {
+        Ok(self.maps.neighbour(short_id.into())?)
     }
 
     /// How full the maps are.

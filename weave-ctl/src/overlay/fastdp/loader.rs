@@ -8,8 +8,8 @@ use aya::maps::MapData;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weave_common::{
-    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop,
-    Sender,
+    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender,
 };
 
 use super::object;
@@ -69,7 +69,7 @@ struct Shape {
     max_entries: u32,
 }
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     Shape {
         name: "CONFIG",
         key: 4,
@@ -110,6 +110,12 @@ const SHAPES: [Shape; 8] = [
         name: "TRAFFIC",
         key: 4,
         value: 4,
+        max_entries: MAX_PEERS,
+    },
+    Shape {
+        name: "NEIGHBOURS",
+        key: 4,
+        value: size_of::<NeighbourTraffic>(),
         max_entries: MAX_PEERS,
     },
     Shape {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use weave_common::{
-    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NextHop, Sender,
+    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NeighbourTraffic, NextHop,
+    Sender,
 };
 
 use super::loader::maps_dir;
@@ -19,6 +20,7 @@ pub struct Maps {
     senders: HashMap<MapData, [u8; 4], Sender>,
     counters: PerCpuArray<MapData, Counters>,
     traffic: Array<MapData, u32>,
+    neighbours: PerCpuArray<MapData, NeighbourTraffic>,
 }
 
 /// A map could not be opened, read or written.
@@ -108,6 +110,7 @@ impl Maps {
             senders: open(bpf_dir, "SENDERS")?,
             counters: open(bpf_dir, "COUNTERS")?,
             traffic: open(bpf_dir, "TRAFFIC")?,
+            neighbours: open(bpf_dir, "NEIGHBOURS")?,
         })
     }
 
@@ -183,6 +186,28 @@ impl Maps {
             self.traffic.set(short_id, 0, 0).map_err(failed("TRAFFIC"))?;
         }
         Ok(used)
+    }
+
+    /// What went to the neighbour with this short ID and came from it, summed over the CPUs.
+    pub fn neighbour(&self, short_id: u32) -> Result<NeighbourTraffic, MapsError> {
+        let cpus = self.neighbours.get(&short_id, 0).map_err(failed("NEIGHBOURS"))?;
+        let mut sum = NeighbourTraffic::default();
+        for cpu in cpus.iter() {
+            sum.add(cpu);
+        }
+        Ok(sum)
+    }
+
+    /// Who has this short ID next, if anybody, begins at zero.
+    pub fn forget_neighbour(&mut self, short_id: u32) -> Result<(), MapsError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::from(error));
+        let zeros = cpus.and_then(|cpus| {
+            let zeros = vec![NeighbourTraffic::default(); cpus];
+            PerCpuValues::try_from(zeros).map_err(MapError::from)
+        });
+        zeros
+            .and_then(|zeros| self.neighbours.set(short_id, zeros, 0))
+            .map_err(failed("NEIGHBOURS"))
     }
 
     /// How many entries the maps that grow have, and how many they can have.
