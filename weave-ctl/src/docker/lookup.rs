@@ -292,8 +292,8 @@ mod tests {
         assert_eq!(web.hostname.as_deref(), Some("web"));
         assert_eq!(web.domain.as_deref(), Some("weave.local"));
         assert_eq!(web.fqdn().as_deref(), Some("web.weave.local"));
-        assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
         assert!(web.waits());
+        assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
         assert_eq!(
             (web.network_mode.as_str(), web.env),
             ("bridge", vec!["WEAVE_CIDR=none".to_owned()])
