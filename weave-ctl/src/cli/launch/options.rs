@@ -143,7 +143,13 @@ impl LaunchOptions {
             .clone()
             .or_else(|| env.docker_host.clone())
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-        let proxy = ProxyOptions::new(&args.proxy, &docker_api, &env.docker, docker_daemons)?;
+        let proxy = ProxyOptions::new(
+            &args.proxy,
+            &docker_api,
+            &env.docker,
+            &env.paths.run_dir,
+            docker_daemons,
+        )?;
         let password = password::choose(&args, env)?;
         if let Some(why) = &args.other.refused {
             return Err(fatal(why));

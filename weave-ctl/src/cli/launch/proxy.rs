@@ -10,7 +10,8 @@ use crate::cli::Failure;
 use crate::cli::env::{DockerEnv, absolute};
 use crate::docker::proxy::{HostnameRules, Place, TlsOptions};
 
-const UNIX: &str = "unix:///var/run/weave/weave.sock";
+/// The socket in the run directory, which is /var/run/weave as a rule.
+const SOCKET: &str = "weave.sock";
 const TCP: &str = "tcp://0.0.0.0:12375";
 
 /// Flags.
@@ -115,6 +116,7 @@ impl ProxyOptions {
         args: &ProxyArgs,
         docker_api: &str,
         env: &DockerEnv,
+        run_dir: &Path,
         daemons: impl FnOnce() -> Vec<Vec<String>>,
     ) -> Result<Self, Failure> {
         let run = match (args.proxy, docker_api) {
@@ -130,7 +132,12 @@ impl ProxyOptions {
         };
         let mut texts = args.endpoints.clone();
         if texts.is_empty() {
-            texts.push(if env.client_is_local() { UNIX } else { TCP }.to_owned());
+            let unix = || format!("unix://{}", run_dir.join(SOCKET).display());
+            texts.push(if env.client_is_local() {
+                unix()
+            } else {
+                TCP.to_owned()
+            });
         }
         let place = |text: String| match text.parse() {
             Ok(place) => Ok((text, place)),
@@ -292,7 +299,7 @@ mod tests {
     ) -> Result<ProxyOptions, Failure> {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let line = Line::try_parse_from(words(&format!("weave {line}"))).unwrap_or_else(|e| panic!("{e}"));
-        ProxyOptions::new(&line.args, api, &env(client), || {
+        ProxyOptions::new(&line.args, api, &env(client), Path::new("/run/weave"), || {
             daemon.map(words).into_iter().collect()
         })
     }
@@ -327,8 +334,8 @@ mod tests {
                 .map(|(text, _)| text)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(texts("", None), [UNIX]);
-        assert_eq!(texts("", Some("unix:///y")), [UNIX]);
+        assert_eq!(texts("", None), ["unix:///run/weave/weave.sock"]);
+        assert_eq!(texts("", Some("unix:///y")), ["unix:///run/weave/weave.sock"]);
         assert_eq!(texts("", Some("tcp://1.2.3.4:2375")), [TCP]);
         assert_eq!(
             texts("-H tcp://:1 -H /x", Some("tcp://1.2.3.4:2375")),
