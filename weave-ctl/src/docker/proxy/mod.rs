@@ -20,6 +20,7 @@ mod serve;
 mod shared;
 mod start;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 mod tls;
 mod upstream;
