@@ -94,6 +94,10 @@ counters! {
     drop_malformed,
     /// Dropped: source MAC is zero or a group address.
     drop_bad_source_mac,
+    /// Dropped: a container used another source MAC than its own.
+    drop_spoofed_mac,
+    /// Dropped: a container used an IPv4 address that it was not given.
+    drop_spoofed_ip,
     /// Dropped: spanning tree frames stay on their host.
     drop_spanning_tree,
     /// Dropped: flooded by the bridge though its destination is on this host.

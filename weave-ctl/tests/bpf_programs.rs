@@ -8,7 +8,8 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use weave_common::{
     Config, Counters, Heartbeat, MacEntry, MacKey, NeighbourTraffic, NextHop, Sender, SleevePrefix,
 };
-use weave_ctl::overlay::fastdp::datapath::Datapath;
+use weave_ctl::net::identity::Identity;
+use weave_ctl::overlay::fastdp::datapath::{self, Datapath};
 use weave_ctl::overlay::fastdp::loader;
 use weave_ctl::overlay::fastdp::maps::{self, Maps};
 use weave_ctl::overlay::fastdp::xdp::Wanted;
@@ -1001,5 +1002,77 @@ fn what_another_version_pinned_is_removed() {
     loader::load(&bench.dir.0).unwrap();
     assert!(!old.exists() && !link.exists());
     assert!(other.exists(), "not ours");
-    assert_eq!(maps.read_dir().unwrap().count(), 9);
+    assert_eq!(maps.read_dir().unwrap().count(), 10);
+}
+
+/// An ARP request for 10.40.0.1.
+fn arp_frame(src: [u8; 6], sender: [u8; 6], sender_ip: [u8; 4]) -> Vec<u8> {
+    let mut frame = [&[0xff; 6][..], &src[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+    frame.extend(sender);
+    frame.extend(sender_ip);
+    frame.extend([0, 0, 0, 0, 0, 0, 10, 40, 0, 1]);
+    frame
+}
+
+#[test]
+fn only_frames_from_a_containers_own_addresses_leave_it() {
+    let Some(mut bench) = Bench::new("spoof") else {
+        return;
+    };
+    let ours = [10, 32, 0, 1];
+    let identity = |addrs: Option<&[[u8; 4]]>| Identity {
+        mac: HERE,
+        addrs: addrs.map(|addrs| addrs.iter().map(|a| (*a).into()).collect()),
+    };
+    let source = |identity: &Identity| datapath::source(identity);
+    let (mut spoofed_ip, spoofed_mac) = (ipv4_frame([0xff; 6], HERE, 60, true), [2, 0, 0, 0, 0, 9]);
+    spoofed_ip[14 + 12..14 + 16].copy_from_slice(&[10, 32, 0, 2]);
+    let table: [(&str, Vec<u8>, Option<&str>); 9] = [
+        ("its own", ipv4_frame([0xff; 6], HERE, 60, true), None),
+        ("other IPv4 source", spoofed_ip.clone(), Some("drop_spoofed_ip")),
+        (
+            "other MAC",
+            ipv4_frame([0xff; 6], spoofed_mac, 60, true),
+            Some("drop_spoofed_mac"),
+        ),
+        ("IPv6", ipv6_frame([0xff; 6], HERE, 80), None),
+        (
+            "IPv6 from another MAC",
+            ipv6_frame([0xff; 6], spoofed_mac, 80),
+            Some("drop_spoofed_mac"),
+        ),
+        ("ARP", arp_frame(HERE, HERE, ours), None),
+        ("ARP probe", arp_frame(HERE, HERE, [0; 4]), None),
+        (
+            "ARP for another address",
+            arp_frame(HERE, HERE, [10, 32, 0, 2]),
+            Some("drop_spoofed_ip"),
+        ),
+        (
+            "ARP with another MAC",
+            arp_frame(HERE, spoofed_mac, ours),
+            Some("drop_spoofed_mac"),
+        ),
+    ];
+    let listed = source(&identity(Some(&[[10, 2, 1, 7], ours])));
+    bench.maps.set_source(LO, Some(&listed)).unwrap();
+    for (what, frame, dropped) in &table {
+        let before = bench.maps.counters().unwrap();
+        let verdict = if dropped.is_some() { DROP } else { OK };
+        assert_eq!(bench.tc("weave_port", frame).0, verdict, "{what}");
+        let counted = bench.counted(&before);
+        let counter = dropped.unwrap_or("to_bridge");
+        assert!(counted.contains(&(counter, 1)), "{what}: {counted:?}");
+    }
+    assert!(bench.mac(spoofed_mac).is_none(), "nothing is learnt from it");
+    // Any address, no address, and nothing known.
+    for (source, passes) in [
+        (Some(source(&identity(None))), true),
+        (Some(source(&identity(Some(&[])))), false),
+        (None, true),
+    ] {
+        bench.maps.set_source(LO, source.as_ref()).unwrap();
+        let verdict = if passes { OK } else { DROP };
+        assert_eq!(bench.tc("weave_port", &spoofed_ip).0, verdict, "{source:?}");
+    }
 }

@@ -23,6 +23,7 @@ mod packet;
 mod port;
 mod relay;
 mod sleeve;
+mod spoof;
 mod too_big;
 mod underlay;
 mod vxlan;

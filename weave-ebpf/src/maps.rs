@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use weave_common::{
-    Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey,
-    NeighbourTraffic, NextHop, Sender,
+    Config, Counters, EVENT_RING, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MAX_SOURCES, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender, Source,
 };
 
 use crate::packet::Size;
@@ -27,6 +27,10 @@ pub static FLOODS: HashMap<u32, FloodHops, { MAX_PEERS as usize }> = HashMap::ne
 /// Outer source address -> neighbour.
 #[btf_map]
 pub static SENDERS: HashMap<[u8; 4], Sender, { MAX_PEERS as usize }> = HashMap::new();
+
+/// Port (interface index) -> who may send from there.
+#[btf_map]
+pub static SOURCES: HashMap<u32, Source, { MAX_SOURCES as usize }> = HashMap::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
@@ -53,6 +57,13 @@ macro_rules! count {
     };
 }
 pub(crate) use count;
+
+/// Who may send from this port; `None`: anybody.
+#[inline(always)]
+pub fn source(ifindex: u32) -> Option<&'static Source> {
+    // SAFETY: as in `mac`.
+    unsafe { SOURCES.get(ifindex) }
+}
 
 /// Our configuration; `None` only before the controller's first write.
 #[inline(always)]

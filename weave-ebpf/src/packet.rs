@@ -10,6 +10,7 @@ pub const ETH_LEN: usize = 14;
 pub const OUTER_LEN: usize = 14 + 20 + 8 + 8 + 14;
 
 pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_ARP: u16 = 0x0806;
 pub const ETH_P_IPV6: u16 = 0x86dd;
 pub const IPPROTO_UDP: u8 = 17;
 /// IEEE 802.1D bridge group address.

@@ -3,13 +3,13 @@
 use aya_ebpf::programs::TcContext;
 use weave_common::{Config, KEYED, MacEntry, NextHop};
 
-use crate::maps::{config, count, mac, peer};
+use crate::maps::{config, count, mac, peer, source};
 use crate::packet::{
     DROP, ETH_P_IP, ETH_P_IPV6, Eth, OK, eth, ifindex, is_group, redirect, redirect_peer, set_tc_index,
     tagged,
 };
 use crate::too_big::Fit;
-use crate::{encap, learn, sleeve, too_big};
+use crate::{encap, learn, sleeve, spoof, too_big};
 
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
@@ -21,6 +21,11 @@ pub fn ingress(ctx: &TcContext) -> i32 {
         return DROP;
     }
     let port = ifindex(ctx);
+    if let Some(source) = source(port)
+        && !spoof::genuine(ctx, &eth, source)
+    {
+        return DROP;
+    }
     learn::local(config, eth.src, port);
     if is_group(eth.dst) {
         count!(to_bridge);

@@ -212,7 +212,8 @@ pub(super) async fn detach(args: DetachArgs, context: &Context) -> Outcome {
     }
     addrs.extend(&allocated);
     if !addrs.is_empty() {
-        crate::net::attach::detach(&container.ns, INTERFACE, &addrs).await?;
+        let nl = Netlink::current().await?;
+        crate::net::attach::detach(&nl, &container.ns, INTERFACE, &addrs).await?;
         let names = Names::of(context, &container);
         if let Some(name) = fqdn(&container) {
             for cidr in &addrs {

@@ -19,6 +19,7 @@ mod proxy_env;
 mod ps;
 mod query;
 mod reset;
+mod run;
 mod screen;
 mod stop;
 mod targets;
@@ -36,8 +37,7 @@ pub use env::{Env, Paths};
 pub use failure::{Failure, Outcome};
 
 /// Commands that went away with Weave Net 2.0.
-const REMOVED: [&str; 9] = [
-    "run",
+const REMOVED: [&str; 8] = [
     "start",
     "restart",
     "launch-plugin",
@@ -89,6 +89,7 @@ enum Command {
     Report(query::ReportArgs),
     Reset(reset::ResetArgs),
     Rmpeer(targets::RmpeerArgs),
+    Run(run::RunArgs),
     Status(query::StatusArgs),
     Stop(stop::StopArgs),
     Version(query::VersionArgs),
@@ -231,6 +232,7 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::DnsArgs(_) => block_on(dns_lookup::dns_args(context)),
         Command::Expose(options) => block_on(expose::expose(options, context)),
         Command::Hide(options) => block_on(expose::hide(options, context)),
+        Command::Run(options) => run::run(&options, context),
         Command::Ps(options) => block_on(ps::ps(options, context)),
         Command::Doctor(options) => block_on(doctor::doctor(&options, context)),
     }

@@ -11,6 +11,7 @@ use crate::mesh::core::Input;
 use crate::mesh::{ConnId, Now};
 use crate::net::bridge::HOST_END;
 use crate::net::expose::OWNER as EXPOSE;
+use crate::net::identity::Identity;
 use crate::net::watch::Change;
 use crate::net::{NetError, Netlink, bridge, ps};
 use crate::overlay::fastdp::datapath::Datapath;
@@ -31,11 +32,15 @@ impl Daemon {
                 }
             }
             Change::Link {
-                index, name, master, ..
+                index,
+                name,
+                master,
+                alias,
+                ..
             } if is_port(&name) => {
                 self.port_seen(index, master.is_some());
                 if master.is_some() {
-                    self.add_port(&name, index);
+                    self.add_port(&name, index, alias.as_deref());
                 } else if let Some(datapath) = self.datapath() {
                     datapath.remove_port(index)?;
                 }
@@ -91,27 +96,24 @@ impl Daemon {
             .iter()
             .find(|link| link.name == self.options.bridge)
             .map(|link| link.index);
-        let present: BTreeMap<u32, String> = links
+        let present: BTreeMap<u32, (String, Option<String>)> = links
             .into_iter()
             .filter(|link| link.master.is_some() && link.master == bridge && is_port(&link.name))
-            .map(|link| (link.index, link.name))
+            .map(|link| (link.index, (link.name, link.alias)))
             .collect();
         self.ports = present.keys().copied().collect();
         let Ok(datapath) = &mut self.overlays.fastdp else {
             return Ok(());
         };
         datapath.sweep_links(|index| alive.contains(&index));
-        let gone: Vec<u32> = datapath
-            .ports()
-            .keys()
-            .filter(|i| !present.contains_key(i))
-            .copied()
-            .collect();
+        // Those of whom an earlier daemon knew, too.
+        let known = datapath.ports().keys().chain(datapath.sources().keys());
+        let gone: Vec<u32> = known.filter(|i| !present.contains_key(i)).copied().collect();
         for index in gone {
             datapath.remove_port(index)?;
         }
-        for (index, name) in present {
-            self.add_port(&name, index);
+        for (index, (name, alias)) in present {
+            self.add_port(&name, index, alias.as_deref());
         }
         Ok(())
     }
@@ -127,11 +129,15 @@ impl Daemon {
         }
     }
 
-    /// A port without our program still works, through the bridge.
-    pub(super) fn add_port(&mut self, name: &str, index: u32) {
-        if let Some(datapath) = self.datapath()
-            && let Err(error) = datapath.add_port(name, index)
-        {
+    /// A port without our program still works, through the bridge. Its alias says who may send from there.
+    pub(super) fn add_port(&mut self, name: &str, index: u32, alias: Option<&str>) {
+        let spoof_check = self.options.spoof_check;
+        let Some(datapath) = self.datapath() else { return };
+        let identity = alias.filter(|_| spoof_check).and_then(Identity::from_alias);
+        if let Err(error) = datapath.set_source(index, identity.as_ref()) {
+            tracing::warn!("{name} may send from any address: {error}");
+        }
+        if let Err(error) = datapath.add_port(name, index) {
             tracing::warn!("{name} goes through the bridge: {error}");
         }
     }

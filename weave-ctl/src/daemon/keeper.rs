@@ -302,13 +302,17 @@ impl Worker {
         if words.is_none() && kept.is_none() {
             return Ok(None);
         }
-        match container::of_docker(id, found) {
+        match container::of_docker_here(id, found) {
             Ok(container) => Ok(Some(Job {
                 container,
                 words,
                 kept,
             })),
             Err(NetError::Died(_) | NetError::NotRunning(_)) => Ok(None),
+            Err(error @ NetError::Elsewhere { .. }) => {
+                tracing::info!("{error}");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -289,10 +289,10 @@ mod tests {
         let web = resolve_at(&host, "web").await.unwrap();
         assert_eq!(web.id.len(), 64);
         assert_eq!((web.running, web.pid), (true, Some(4711)));
+        assert!(web.waits());
         assert_eq!(web.hostname.as_deref(), Some("web"));
         assert_eq!(web.domain.as_deref(), Some("weave.local"));
         assert_eq!(web.fqdn().as_deref(), Some("web.weave.local"));
-        assert!(web.waits());
         assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
         assert_eq!(
             (web.network_mode.as_str(), web.env),

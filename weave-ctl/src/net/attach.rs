@@ -12,6 +12,7 @@ use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteM
 
 use super::bridge::{self, HOST_END, MAX_MTU};
 use super::container::Container;
+use super::identity::Identity;
 use super::link::{Link, check_name, tolerate};
 use super::netlink::Ask;
 use super::{Mac, NetError, Netlink, Netns, arp, multicast};
@@ -159,7 +160,6 @@ async fn configure(
         guest
             .change_link(&format!("limit the packet size of {ifname}"), gso)
             .await?;
-        nl.set_up(&host).await?;
         let hairpin = LinkBridgePort::new(host.index).hairpin(request.hairpin).build();
         nl.change_link(&format!("set hairpin mode of {host_end}"), hairpin)
             .await?;
@@ -173,7 +173,11 @@ async fn configure(
         }
     }
     if new_host_end.is_some() || !added.is_empty() {
+        note(nl, &link, &held).await?;
         multicast::allow_only(guest.ns(), ifname, &held).await;
+    }
+    if let Some(host_end) = new_host_end {
+        nl.set_up(&nl.link(host_end).await?).await?;
     }
     for address in &added {
         guest.add_address(&link, *address).await?;
@@ -195,6 +199,20 @@ async fn configure(
         created: new_host_end.is_some(),
         added,
     })
+}
+
+/// Notes at the host's end of a container's interface which addresses it has now.
+async fn note(nl: &Netlink, guest_end: &Link, held: &[Cidr]) -> Result<(), NetError> {
+    let (Some(index), Some(mac)) = (guest_end.peer, guest_end.mac) else {
+        return Ok(());
+    };
+    // Numbers mean something in one namespace only: the other end may be elsewhere.
+    match nl.link_by_index(index).await? {
+        Some(host_end) if host_end.peer == Some(guest_end.index) && host_end.master.is_some() => {
+            Identity::new(mac, held).write(nl, index).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A port that does not forward yet would swallow the announcement.
@@ -229,7 +247,7 @@ async fn add_multicast_route(guest: &Netlink, link: &Link) -> Result<(), NetErro
 
 /// Takes addresses from a container's interface, and the interface with the last one. Returns what
 /// was removed; addresses it does not have are skipped.
-pub async fn detach(ns: &Netns, ifname: &str, addrs: &[Cidr]) -> Result<Vec<Cidr>, NetError> {
+pub async fn detach(nl: &Netlink, ns: &Netns, ifname: &str, addrs: &[Cidr]) -> Result<Vec<Cidr>, NetError> {
     let _lock = ns.lock().await;
     let guest = Netlink::open(ns).await?;
     let link = guest.find_link(ifname).await?.ok_or(NetError::NotAttached)?;
@@ -245,6 +263,7 @@ pub async fn detach(ns: &Netns, ifname: &str, addrs: &[Cidr]) -> Result<Vec<Cidr
         guest.delete(&link).await?;
         multicast::forget(ns, ifname).await;
     } else if !removed.is_empty() {
+        note(nl, &link, &left).await?;
         multicast::allow_only(ns, ifname, &left).await;
     }
     Ok(removed)

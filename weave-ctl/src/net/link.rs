@@ -39,6 +39,8 @@ pub struct Link {
     pub peer_nsid: Option<i32>,
     /// Its state as a bridge port.
     pub port: Option<Port>,
+    /// What somebody has noted beside its name.
+    pub alias: Option<String>,
     /// VXLAN only: UDP port, and whether it takes its tunnel from metadata.
     pub vxlan: Option<(u16, bool)>,
 }
@@ -69,6 +71,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Controller(master) => link.master = Some(*master),
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::LinkNetNsId(nsid) => link.peer_nsid = Some(*nsid),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.read_info(info)),
                 _ => {}

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod error;
 pub mod expose;
 pub mod hosts_file;
+pub mod identity;
 pub mod link;
 mod multicast;
 pub mod netlink;

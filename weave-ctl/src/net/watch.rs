@@ -42,6 +42,8 @@ pub enum Change {
         gone: bool,
         /// Index of the bridge it is a port of.
         master: Option<u32>,
+        /// What somebody has noted beside its name.
+        alias: Option<String>,
     },
     /// IPv4 addresses changed.
     Address,
@@ -148,6 +150,7 @@ fn change(message: &Message) -> Option<Change> {
                 up: link.up,
                 gone,
                 master: link.master,
+                alias: link.alias,
             })
         }
         Message::NewAddress(_) | Message::DelAddress(_) => Some(Change::Address),

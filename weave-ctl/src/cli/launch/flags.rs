@@ -99,6 +99,9 @@ pub struct LaunchArgs {
     /// XDP on the host's network cards: auto, native, generic or off [default: auto]
     #[arg(long, value_name = "MODE")]
     pub(super) xdp: Option<crate::overlay::fastdp::xdp::Wanted>,
+    /// Let containers send from addresses that they were not given
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(super) no_spoof_check: Option<bool>,
     /// Control interface: ADDRESS:PORT, /path of a Unix socket, or several with commas between them; empty for
     /// none (WEAVE_HTTP_ADDR) [default: 127.0.0.1:6784]
     #[arg(long, value_name = "ENDPOINT")]

@@ -48,6 +48,8 @@ pub struct LaunchOptions {
     pub xdp: Wanted,
     /// Do without the fast path.
     pub no_fastdp: bool,
+    /// What containers send from addresses that are not theirs is dropped.
+    pub spoof_check: bool,
     /// Seals what peers send each other; never empty.
     pub password: Option<Password>,
     /// Where only the control connection needs to be sealed.
@@ -182,6 +184,7 @@ impl LaunchOptions {
             bridge: args.weave_bridge.clone().unwrap_or_else(|| env.bridge.clone()),
             mtu: from_env(args.mtu, env.mtu.as_deref(), "WEAVE_MTU", Mtu::Auto, |_| true)?,
             xdp: args.xdp.unwrap_or_default(),
+            spoof_check: !args.no_spoof_check.unwrap_or(false),
             no_fastdp: args.no_fastdp.unwrap_or(env.no_fastdp),
             password,
             trusted_subnets,

@@ -216,17 +216,17 @@ async fn detaching_takes_addresses_and_at_last_the_interface() {
     };
     let gone = cidrs(&["10.2.1.1/24", "10.9.9.9/24"]);
     assert_eq!(
-        detach(&ns, "ethwe", &gone).await.unwrap(),
+        detach(&nl, &ns, "ethwe", &gone).await.unwrap(),
         cidrs(&["10.2.1.1/24"])
     );
     let mut left = shown().await;
     left.iter_mut().for_each(|l| l.sort_unstable());
     // The kernel would drop the second address of the subnet with the first.
     assert_eq!(left, [cidrs(&["10.2.1.2/24", "10.32.0.1/12"])]);
-    detach(&ns, "ethwe", &cidrs(&held)).await.unwrap();
+    detach(&nl, &ns, "ethwe", &cidrs(&held)).await.unwrap();
     assert!(shown().await.is_empty());
     assert!(nl.find_link("vethwepl1").await.unwrap().is_none());
-    let error = detach(&ns, "ethwe", &[]).await.unwrap_err();
+    let error = detach(&nl, &ns, "ethwe", &[]).await.unwrap_err();
     assert_eq!(error.to_string(), "Link not found");
 }
 

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
-use weave_common::{Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey, NeighbourTraffic, NextHop};
+use weave_common::{
+    Config, Counters, MAX_LOCAL_IPS, MAX_PORTS, MacEntry, MacKey, NeighbourTraffic, NextHop, Source,
+};
 
 use super::attach::{self, AttachError, Hook, Mode};
 use super::loader::{self, LoadError, XDP_PROGRAM};
 use super::maps::{Fill, Maps, MapsError};
 use super::xdp;
+use crate::net::identity::Identity;
 use crate::overlay::forwarding::Tables;
 
 /// Something about the fast path failed.
@@ -51,6 +54,8 @@ pub struct Datapath {
     xdp: xdp::Wanted,
     config: Config,
     ports: BTreeMap<u32, String>,
+    /// As in the map.
+    sources: BTreeMap<u32, Source>,
     underlays: BTreeMap<u32, Underlay>,
     vxlans: BTreeMap<u16, u32>,
     sleeve: Option<(String, u32)>,
@@ -66,6 +71,7 @@ impl Datapath {
             sleeve_ifindex: 0,
             ..maps.config()?
         };
+        let sources = maps.sources()?;
         Ok(Self {
             bpf_dir: bpf_dir.to_owned(),
             ebpf: loaded.ebpf,
@@ -74,6 +80,7 @@ impl Datapath {
             xdp: wanted,
             config,
             ports: BTreeMap::new(),
+            sources,
             underlays: BTreeMap::new(),
             vxlans: BTreeMap::new(),
             sleeve: None,
@@ -116,8 +123,29 @@ impl Datapath {
         Ok(())
     }
 
+    /// Says who may send from a port; `None`: anybody.
+    pub fn set_source(&mut self, ifindex: u32, identity: Option<&Identity>) -> Result<(), DatapathError> {
+        let source = identity.map(source);
+        if self.sources.get(&ifindex) == source.as_ref() {
+            return Ok(());
+        }
+        self.maps.set_source(ifindex, source.as_ref())?;
+        match source {
+            Some(source) => self.sources.insert(ifindex, source),
+            None => self.sources.remove(&ifindex),
+        };
+        Ok(())
+    }
+
+    /// Ports of which it is known who may send from them.
+    #[must_use]
+    pub fn sources(&self) -> &BTreeMap<u32, Source> {
+        &self.sources
+    }
+
     /// A port is gone, and with it the MAC addresses behind it.
     pub fn remove_port(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.set_source(ifindex, None)?;
         if let Some(name) = self.ports.remove(&ifindex) {
             attach::detach(&self.bpf_dir, Hook::Port, &name, ifindex);
             self.maps
@@ -336,7 +364,7 @@ impl Datapath {
     }
 
     /// How full the maps are.
-    pub fn fill(&self) -> Result<[Fill; 4], DatapathError> {
+    pub fn fill(&self) -> Result<[Fill; 5], DatapathError> {
         Ok(self.maps.fill()?)
     }
 
@@ -367,6 +395,23 @@ impl Datapath {
     pub fn sweep_links(&self, alive: impl Fn(u32) -> bool) {
         attach::sweep(&self.bpf_dir, alive);
     }
+}
+
+/// As the programs have it.
+#[must_use]
+pub fn source(identity: &Identity) -> Source {
+    let mut source = Source {
+        mac: identity.mac,
+        count: Source::ANY,
+        ..Source::default()
+    };
+    if let Some(addrs) = &identity.addrs {
+        source.count = addrs.len() as u16;
+        for (slot, addr) in source.ips.iter_mut().zip(addrs) {
+            *slot = addr.octets();
+        }
+    }
+    source
 }
 
 /// Is the address on this host?

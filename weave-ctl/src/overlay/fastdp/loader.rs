@@ -8,8 +8,8 @@ use aya::maps::MapData;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weave_common::{
-    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MacEntry, MacKey,
-    NeighbourTraffic, NextHop, Sender,
+    Config, Counters, EVENT_RING, FloodHops, MAP_VERSION, MAX_MACS, MAX_PEERS, MAX_SOURCES, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender, Source,
 };
 
 use super::object;
@@ -69,7 +69,7 @@ struct Shape {
     max_entries: u32,
 }
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         name: "CONFIG",
         key: 4,
@@ -99,6 +99,12 @@ const SHAPES: [Shape; 9] = [
         key: 4,
         value: size_of::<Sender>(),
         max_entries: MAX_PEERS,
+    },
+    Shape {
+        name: "SOURCES",
+        key: 4,
+        value: size_of::<Source>(),
+        max_entries: MAX_SOURCES,
     },
     Shape {
         name: "COUNTERS",

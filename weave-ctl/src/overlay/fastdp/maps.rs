@@ -5,8 +5,8 @@ use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use weave_common::{
-    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MacEntry, MacKey, NeighbourTraffic, NextHop,
-    Sender,
+    Config, Counters, FloodHops, Heartbeat, MAX_MACS, MAX_PEERS, MAX_SOURCES, MacEntry, MacKey,
+    NeighbourTraffic, NextHop, Sender, Source,
 };
 
 use super::loader::maps_dir;
@@ -18,6 +18,7 @@ pub struct Maps {
     peers: HashMap<MapData, u32, NextHop>,
     floods: HashMap<MapData, u32, FloodHops>,
     senders: HashMap<MapData, [u8; 4], Sender>,
+    sources: HashMap<MapData, u32, Source>,
     counters: PerCpuArray<MapData, Counters>,
     traffic: Array<MapData, u32>,
     neighbours: PerCpuArray<MapData, NeighbourTraffic>,
@@ -108,6 +109,7 @@ impl Maps {
             peers: open(bpf_dir, "PEERS")?,
             floods: open(bpf_dir, "FLOODS")?,
             senders: open(bpf_dir, "SENDERS")?,
+            sources: open(bpf_dir, "SOURCES")?,
             counters: open(bpf_dir, "COUNTERS")?,
             traffic: open(bpf_dir, "TRAFFIC")?,
             neighbours: open(bpf_dir, "NEIGHBOURS")?,
@@ -179,6 +181,23 @@ impl Maps {
             .map_err(failed("SENDERS"))
     }
 
+    /// Who may send from which port.
+    pub fn sources(&self) -> Result<BTreeMap<u32, Source>, MapsError> {
+        self.sources
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("SOURCES"))
+    }
+
+    /// Says who may send from a port; `None`: anybody.
+    pub fn set_source(&mut self, ifindex: u32, source: Option<&Source>) -> Result<(), MapsError> {
+        match source {
+            Some(source) => self.sources.insert(ifindex, source, 0),
+            None => ignore_missing(self.sources.remove(&ifindex)),
+        }
+        .map_err(failed("SOURCES"))
+    }
+
     /// Has a frame left for this neighbour since the last call?
     pub fn take_traffic(&mut self, short_id: u32) -> Result<bool, MapsError> {
         let used = self.traffic.get(&short_id, 0).map_err(failed("TRAFFIC"))? != 0;
@@ -211,7 +230,7 @@ impl Maps {
     }
 
     /// How many entries the maps that grow have, and how many they can have.
-    pub fn fill(&self) -> Result<[Fill; 4], MapsError> {
+    pub fn fill(&self) -> Result<[Fill; 5], MapsError> {
         fn count<K>(
             name: &'static str,
             keys: impl Iterator<Item = Result<K, MapError>>,
@@ -226,6 +245,7 @@ impl Maps {
             fill("PEERS", count("PEERS", self.peers.keys())?, MAX_PEERS),
             fill("FLOODS", count("FLOODS", self.floods.keys())?, MAX_PEERS),
             fill("SENDERS", count("SENDERS", self.senders.keys())?, MAX_PEERS),
+            fill("SOURCES", count("SOURCES", self.sources.keys())?, MAX_SOURCES),
         ])
     }
 
