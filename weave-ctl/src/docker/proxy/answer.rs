@@ -12,6 +12,7 @@ use hyper::{HeaderMap, Response};
 use tokio::sync::Notify;
 
 use super::Failure;
+use super::shared::Shared;
 use super::upstream::Task;
 
 /// Any body.
@@ -46,24 +47,23 @@ pub(super) fn refusal(failure: &Failure) -> Response<AnyBody> {
     answer
 }
 
-/// A client's body; tells when all of it was read.
+/// A body on its way to Docker. When hyper has taken all of it, Docker has it after the next flush.
 pub(super) struct Sent {
-    body: Incoming,
-    done: Arc<Notify>,
+    body: AnyBody,
+    upstream: Shared,
+    sent: Arc<Notify>,
 }
 
 impl Sent {
-    /// With what is notified once.
-    pub(super) fn watch(body: Incoming) -> (AnyBody, Arc<Notify>) {
-        let done = Arc::new(Notify::new());
-        let sent = Self {
-            body,
-            done: done.clone(),
-        };
-        if sent.body.is_end_stream() {
-            done.notify_one();
-        }
-        (sent.boxed_unsync(), done)
+    /// `sent` is notified when Docker has all of the request.
+    pub(super) fn to(upstream: Shared, body: AnyBody, sent: Arc<Notify>) -> AnyBody {
+        Self { body, upstream, sent }.boxed_unsync()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.upstream.when_flushed(self.sent.clone());
     }
 }
 
@@ -75,12 +75,7 @@ impl Body for Sent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // Who knows the length does not ask for an end.
-        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.done.notify_one();
-        }
-        polled
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -7,11 +7,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, Request, Response, Uri};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::answer::{AnyBody, Relayed, Sent, refusal};
 use super::hijack::{Hijack, never};
-use super::intercept::{After, Ready, is_changeable};
+use super::intercept::{After, is_changeable};
 use super::shared::Shared;
 use super::upstream::is_stream;
 use super::{Failure, Proxy};
@@ -48,23 +48,15 @@ impl Proxy {
         // Of a stream, what comes after the head is not for us to look at.
         let stream = may_become_stream(&request);
         let (ready, after) = self.intercept(request).await?;
-        let (request, sent) = match ready {
-            Ready::Untouched(request) => {
-                let (head, body) = request.into_parts();
-                let (body, sent) = Sent::watch(body);
-                (Request::from_parts(head, body), Some(sent))
-            }
-            Ready::Read(request) => (request, None),
-        };
         let mut upstream = self.docker.connect::<AnyBody>().await?;
+        let sent = Arc::new(Notify::new());
+        let request = ready.map(|body| Sent::to(upstream.stream.clone(), body, sent.clone()));
         let (here, there) = (client.stream.clone(), upstream.stream.clone());
         let mut ending: BoxFuture<'static, ()> = Box::pin(async move {
             if stream {
                 never::<()>().await;
             }
-            if let Some(sent) = sent {
-                sent.notified().await;
-            }
+            sent.notified().await;
             here.ended().await;
             there.finish().await;
         });

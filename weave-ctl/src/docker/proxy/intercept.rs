@@ -1,5 +1,6 @@
 //! The few requests that are changed on their way, and the answers that are (control.md 4.3).
 
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use hyper::http::request::Parts;
@@ -27,12 +28,7 @@ pub(super) enum After {
 }
 
 /// A request that is ready for Docker.
-pub(super) enum Ready {
-    /// As it came.
-    Untouched(Request<Incoming>),
-    /// Its body was read.
-    Read(Request<AnyBody>),
-}
+type Ready = Request<AnyBody>;
 
 impl Proxy {
     /// Changes the request, if it is one of those.
@@ -43,9 +39,9 @@ impl Proxy {
             Route::Start(id) => self.start(request, id).await,
             Route::ExecCreate(id) => Ok((self.exec_create(request, id).await?, After::Nothing)),
             Route::Inspect(within) if self.settings.rewrite_inspect => {
-                Ok((Ready::Untouched(request), After::Addresses(within)))
+                Ok((untouched(request), After::Addresses(within)))
             }
-            _ => Ok((Ready::Untouched(request), After::Nothing)),
+            _ => Ok((untouched(request), After::Nothing)),
         }
     }
 
@@ -81,7 +77,7 @@ impl Proxy {
     async fn exec_create(&self, request: Request<Incoming>, id: &str) -> Result<Ready, Failure> {
         let container = self.docker.container(id).await?;
         if !container.has_helper() || container.wanted(self.settings.default_ipalloc).is_err() {
-            return Ok(Ready::Untouched(request));
+            return Ok(untouched(request));
         }
         edit(request, async |body| exec::rewrite(body)).await
     }
@@ -89,7 +85,7 @@ impl Proxy {
     async fn start(&self, request: Request<Incoming>, id: &str) -> Result<(Ready, After), Failure> {
         let container = self.docker.container(id).await?;
         if !container.waits() {
-            return Ok((Ready::Untouched(request), After::Nothing));
+            return Ok((untouched(request), After::Nothing));
         }
         let plain = is_type(request.headers(), "application/json") && !request.body().is_end_stream();
         let ready = match plain {
@@ -100,7 +96,7 @@ impl Proxy {
                 })
                 .await?
             }
-            false => Ready::Untouched(request),
+            false => untouched(request),
         };
         // Before Docker can tell of the start.
         Ok((ready, After::Attached(self.keeper.expect_start(&container.id))))
@@ -152,6 +148,11 @@ pub(super) fn is_changeable(answer: &Response<Incoming>) -> bool {
     answer.status() == StatusCode::OK && length.is_none_or(|length: usize| length <= ANSWER_LIMIT)
 }
 
+/// A request whose body was not looked at.
+fn untouched(request: Request<Incoming>) -> Ready {
+    request.map(BodyExt::boxed_unsync)
+}
+
 /// Changes a JSON body. What is no object is Docker's to refuse.
 async fn edit(
     request: Request<Incoming>,
@@ -159,7 +160,7 @@ async fn edit(
 ) -> Result<Ready, Failure> {
     let (mut head, body) = request.into_parts();
     let body = bounded(body, REQUEST_LIMIT).await?;
-    let read = |head: Parts, body| Ok(Ready::Read(Request::from_parts(head, whole(body))));
+    let read = |head: Parts, body| Ok(Request::from_parts(head, whole(body)));
     let Ok(Some(object)) = Object::parse(&body) else {
         return read(head, body);
     };

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 /// Any connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -25,6 +26,7 @@ struct Inner {
     /// Read, and not yet taken.
     ahead: Bytes,
     ended: bool,
+    flushed: Option<Arc<Notify>>,
 }
 
 impl Shared {
@@ -33,6 +35,7 @@ impl Shared {
             stream,
             ahead: Bytes::new(),
             ended: false,
+            flushed: None,
         })))
     }
 
@@ -47,6 +50,11 @@ impl Shared {
             true => bytes,
             false => [bytes, inner.ahead.clone()].concat().into(),
         };
+    }
+
+    /// Notifies when everything is written that is in hyper's buffers now.
+    pub(super) fn when_flushed(&self, notify: Arc<Notify>) {
+        self.lock().flushed = Some(notify);
     }
 
     /// Ends when the other side sends no more, and all it has sent is taken. Not to be called while somebody else
@@ -116,7 +124,12 @@ impl AsyncWrite for Shared {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_flush(cx)
+        let mut inner = self.lock();
+        ready!(Pin::new(&mut inner.stream).poll_flush(cx))?;
+        if let Some(notify) = inner.flushed.take() {
+            notify.notify_one();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

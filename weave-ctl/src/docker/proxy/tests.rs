@@ -208,6 +208,18 @@ async fn old_clients() {
         "{all}"
     );
 
+    // The end is passed on after the request, never before.
+    for _ in 0..20 {
+        let mut client = world.client().await;
+        let request = "POST /auth HTTP/1.1\r\nHost: docker\r\nContent-Length: 5\r\n\r\nhello";
+        client.write_all(request.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut engine = world.accept().await;
+        let mut got = String::new();
+        engine.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, request);
+    }
+
     // With the host before the path.
     let mut client = world.client().await;
     client
