@@ -37,7 +37,7 @@ pub(super) async fn start(
         Err(error) => return Err(error).context("Unable to start dns server"),
     };
     let (_, exposed) = bridge::exposed(nl, &options.bridge).await?;
-    server.handle().set_subnets(subnets(&exposed));
+    server.handle().set_subnets(subnets(&exposed)).await;
     Ok(Some(server))
 }
 
@@ -70,7 +70,7 @@ impl Daemon {
         if let Some(dns) = &self.resolver
             && let Ok((_, exposed)) = bridge::exposed(&self.nl, &self.options.bridge).await
         {
-            dns.set_subnets(subnets(&exposed));
+            dns.set_subnets(subnets(&exposed)).await;
         }
     }
 }

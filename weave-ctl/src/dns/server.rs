@@ -149,11 +149,14 @@ impl Handle {
 
     /// Addresses of our bridge with their masks, inside a tokio runtime: who asks from there gets the addresses of
     /// his own subnet first.
-    pub fn set_subnets(&self, subnets: Vec<(Ipv4Addr, Ipv4Addr)>) {
+    pub async fn set_subnets(&self, subnets: Vec<(Ipv4Addr, Ipv4Addr)>) {
         if let Listen::Bridge(port) = self.0.listen {
             let wanted = subnets.iter().map(|(address, _)| *address);
-            self.0
-                .listen_at(wanted.chain([Ipv4Addr::LOCALHOST]).collect(), port);
+            let wanted = wanted.chain([Ipv4Addr::LOCALHOST]).collect();
+            for listener in self.0.take_others(&wanted) {
+                listener.stop().await;
+            }
+            self.0.listen_at(wanted, port);
         }
         *self.0.subnets.write().unwrap_or_else(PoisonError::into_inner) = subnets;
     }
@@ -164,14 +167,22 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Listens at these addresses and no others. What cannot be had is tried again when the addresses change.
+    /// Takes out those who listen elsewhere.
+    fn take_others(&self, wanted: &BTreeSet<Ipv4Addr>) -> Vec<Listener> {
+        let mut listeners = lock(&self.listeners);
+        listeners.refused.retain(|address| wanted.contains(address));
+        let others = listeners
+            .all
+            .extract_if(.., |address, _| !wanted.contains(address));
+        others.map(|(_, listener)| listener).collect()
+    }
+
+    /// Listens at these addresses, too. What cannot be had is tried again when the addresses change.
     fn listen_at(self: &Arc<Self>, wanted: BTreeSet<Ipv4Addr>, port: u16) {
         let mut listeners = lock(&self.listeners);
         if listeners.closed {
             return;
         }
-        listeners.all.retain(|address, _| wanted.contains(address));
-        listeners.refused.retain(|address| wanted.contains(address));
         for ip in wanted {
             if listeners.all.contains_key(&ip) {
                 continue;
@@ -194,7 +205,7 @@ impl Shared {
     }
 }
 
-/// Both transports of one address. Ends when it is dropped; afterwards its port is free.
+/// Both transports of one address. Ends when it is dropped.
 struct Listener {
     address: SocketAddrV4,
     stopped: Arc<AtomicBool>,
@@ -234,6 +245,14 @@ impl Listener {
 }
 
 impl Listener {
+    /// Ends it; afterwards its port is free.
+    async fn stop(mut self) {
+        self.halt();
+        for task in &mut self.tasks {
+            let _ = task.await;
+        }
+    }
+
     fn halt(&mut self) {
         self.stopped.store(true, Ordering::Release);
         // On a socket without a connection this fails, and wakes who waits at it all the same.
@@ -274,7 +293,7 @@ impl Server {
                 shared.upstream.set_own(vec![IpAddr::V4(*address.ip())]);
                 lock(&shared.listeners).all.insert(*address.ip(), listener);
             }
-            Listen::Bridge(_) => server.0.set_subnets(Vec::new()),
+            Listen::Bridge(port) => shared.listen_at([Ipv4Addr::LOCALHOST].into(), port),
         }
         Ok(server)
     }
@@ -287,11 +306,8 @@ impl Server {
 
     /// Ends it; afterwards its port is free.
     pub async fn stop(self) {
-        for mut listener in self.close().into_values() {
-            listener.halt();
-            for task in &mut listener.tasks {
-                let _ = task.await;
-            }
+        for listener in self.close().into_values() {
+            listener.stop().await;
         }
     }
 

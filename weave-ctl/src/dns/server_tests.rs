@@ -337,7 +337,8 @@ async fn addresses_of_the_bridge_as_they_come_and_go() {
 
     server
         .handle()
-        .set_subnets([ours, others, gone].map(subnet).into());
+        .set_subnets([ours, others, gone].map(subnet).into())
+        .await;
     assert_eq!(listening(&server), [*ours.ip(), *gone.ip()]);
     let to = |address: SocketAddrV4| SocketAddrV4::new(*address.ip(), port);
     for address_of_ours in [ours, gone] {
@@ -345,7 +346,10 @@ async fn addresses_of_the_bridge_as_they_come_and_go() {
     }
     // Anybody can have the address that is gone, and we the one that is free now.
     drop(holder);
-    server.handle().set_subnets([ours, others].map(subnet).into());
+    server
+        .handle()
+        .set_subnets([ours, others].map(subnet).into())
+        .await;
     assert_eq!(listening(&server), [*ours.ip(), *others.ip()]);
     UdpSocket::bind(to(gone)).expect("free again");
     for address_of_ours in [ours, others] {
