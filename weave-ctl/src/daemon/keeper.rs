@@ -102,13 +102,6 @@ impl Inner {
     }
 }
 
-/// Why a container could not be attached.
-struct Failed {
-    why: String,
-    /// It waits for nothing else, so that it cannot go on without.
-    is_fatal: bool,
-}
-
 /// What there is to do for a container.
 struct Job {
     container: Container,
@@ -193,91 +186,75 @@ impl Worker {
     async fn attach(&self, id: &str, taken: &Taken, wake: &Notify, mode: Mode) -> Result<(), String> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let (tried, took) = self.try_once(id).await;
-            let life = match (took, &tried) {
-                (false, Ok(())) => return Ok(()),
-                _ => docker::life(&self.0.docker, id).await,
+            let (tried, pid) = match self.look(id).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(job)) => (
+                    self.work(id, &job).await,
+                    job.container.pid.filter(|_| job.words.is_some()),
+                ),
+                Err(error) => (Err(error.to_string()), None),
             };
-            if took {
-                self.tell_life(id, life).await;
-            }
-            let failed = match tried {
-                Ok(()) => return Ok(()),
+            let now = docker::life(&self.0.docker, id).await;
+            self.tell_life(id, now).await;
+            let Err(why) = tried else { return Ok(()) };
+            match (now, mode) {
                 // It has ended meanwhile: that is why.
-                Err(_) if matches!(life, Life::Ended | Life::Gone) => return Ok(()),
-                Err(failed) => failed,
-            };
-            let why = failed.why;
-            if mode == Mode::Started {
-                tracing::warn!("cannot attach container {id}: {why}");
-                if !failed.is_fatal {
-                    return Ok(());
+                (Life::Ended | Life::Gone, _) => return Ok(()),
+                // And was started again: that start is told of.
+                (Life::Runs(now), Mode::Started) if pid.is_some_and(|pid| pid != now) => return Ok(()),
+                (_, Mode::Started) => {
+                    tracing::warn!("cannot attach container {id}: {why}");
+                    return match pid {
+                        // It waits for nothing else.
+                        Some(pid) => {
+                            self.kill(id, pid, !taken.is_empty()).await;
+                            Err(why)
+                        }
+                        None => Ok(()),
+                    };
                 }
-                self.kill(id, !taken.is_empty()).await;
-                return Err(why);
+                (_, Mode::Found) => {
+                    let after = pause.as_secs();
+                    tracing::warn!("cannot attach container {id}, trying again in {after} s: {why}");
+                }
             }
-            tracing::warn!(
-                "cannot attach container {id}, trying again in {} s: {why}",
-                pause.as_secs()
-            );
             // A start that comes meanwhile is a reason to try at once.
             let _ = tokio::time::timeout(pause, wake.notified()).await;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// A container may have died before it had its addresses: then its death has not freed them.
+    /// A container may have died before it had its addresses and names: then its death has not freed them.
     async fn tell_life(&self, id: &str, life: Life) {
-        let id = id.to_owned();
-        let event = match life {
-            Life::Runs => ContainerEvent::Started(id),
-            Life::Ended => ContainerEvent::Died(id),
+        let id = || id.to_owned();
+        let events = match life {
+            Life::Runs(_) => vec![ContainerEvent::Started(id())],
+            Life::Ended => vec![ContainerEvent::Died(id())],
             Life::Gone => {
-                self.last().remove(&id);
-                ContainerEvent::Destroyed(id)
+                self.last().remove(&id());
+                vec![ContainerEvent::Died(id()), ContainerEvent::Destroyed(id())]
             }
-            Life::Unknown => return,
+            Life::Unknown => Vec::new(),
         };
-        self.0.events.send(Event::Container(event)).await;
+        for event in events {
+            self.0.events.send(Event::Container(event)).await;
+        }
     }
 
     /// Somebody who waits is told, so Docker is not to start it again by itself; else it is.
-    async fn kill(&self, id: &str, is_told: bool) {
+    async fn kill(&self, id: &str, pid: u32, is_told: bool) {
         let docker = &self.0.docker;
         let killed = if is_told {
             docker::kill(docker, id).await
         } else {
-            match docker::resolve_at(docker, id).await {
-                Ok(DockerContainer { pid: Some(pid), .. }) => process::kill_if(pid, || async {
-                    // Asked after the process was found: it is not another of the same number.
-                    matches!(docker::resolve_at(docker, id).await, Ok(found) if found.pid == Some(pid))
-                })
-                .await
-                .map_err(|e| NetError::kernel("kill the container's first process", e)),
-                _ => Ok(()),
-            }
+            // Asked after the process was found: it is not another of the same number.
+            let still = || async { docker::life(docker, id).await == Life::Runs(pid) };
+            let killed = process::kill_if(pid, still).await;
+            killed.map_err(|e| NetError::kernel("kill the container's first process", e))
         };
         if let Err(error) = killed {
             tracing::warn!("cannot kill container {id}: {error}");
         }
-    }
-
-    /// The second part: were addresses taken?
-    async fn try_once(&self, id: &str) -> (Result<(), Failed>, bool) {
-        let job = match self.look(id).await {
-            Ok(Some(job)) => job,
-            Ok(None) => return (Ok(()), false),
-            Err(error) => {
-                let failed = Failed {
-                    why: error.to_string(),
-                    is_fatal: true,
-                };
-                return (Err(failed), false);
-            }
-        };
-        let is_fatal = job.words.is_some();
-        let done = self.work(id, &job).await;
-        (done.map_err(|why| Failed { why, is_fatal }), true)
     }
 
     /// `None`: it is none of ours, or has ended.
@@ -318,10 +295,11 @@ impl Worker {
     }
 
     async fn work(&self, id: &str, job: &Job) -> Result<(), String> {
+        let had = self.had(id, &job.container).await;
         let mut addrs = Vec::new();
         if let Some(words) = &job.words {
             for (word, ask) in words.asks().map_err(|e| e.to_string())? {
-                let taken = self.take(id, ask).await;
+                let taken = self.take(id, ask, &had).await;
                 addrs.push(taken.map_err(|why| format!("for \"{word}\": {}", why.trim_end()))?);
             }
         }
@@ -397,7 +375,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn take(&self, id: &str, ask: Ask) -> Result<Cidr, String> {
+    async fn take(&self, id: &str, ask: Ask, had: &[Cidr]) -> Result<Cidr, String> {
         let handle = &self.0.handle;
         match ask {
             Ask::Plain(cidr) => self.claim(id, cidr).await.map(|()| cidr),
@@ -406,10 +384,11 @@ impl Worker {
             }
             Ask::Net(subnet) => {
                 let within = subnet.or(handle.default_subnet());
-                if let Some(cidr) = within.and_then(|within| self.had(id, within))
-                    && self.claim(id, cidr).await.is_ok()
+                let had = had.iter().find(|cidr| Some(cidr.network()) == within);
+                if let Some(cidr) = had
+                    && self.claim(id, *cidr).await.is_ok()
                 {
-                    return Ok(cidr);
+                    return Ok(*cidr);
                 }
                 let allocated = handle.allocate(id.to_owned(), subnet, true).await;
                 allocated.map_err(|e| e.to_string())
@@ -421,16 +400,24 @@ impl Worker {
     async fn take_again(&self, id: &str, kept: Kept) -> Result<Cidr, String> {
         match self.claim(id, kept.cidr).await {
             Ok(()) => Ok(kept.cidr),
-            Err(_) if kept.allocated => self.take(id, Ask::Net(Some(kept.cidr.network()))).await,
+            Err(_) if kept.allocated => self.take(id, Ask::Net(Some(kept.cidr.network())), &[]).await,
             Err(why) => Err(why),
         }
     }
 
-    /// What the container had of that subnet when it was last attached.
-    fn had(&self, id: &str, subnet: Cidr) -> Option<Cidr> {
-        let last = self.last();
-        let mut had = last.get(id)?.iter();
-        had.find(|cidr| cidr.network() == subnet).copied()
+    /// What the container has, as when we were away or have lost our data; and what it had when it was last
+    /// attached.
+    async fn had(&self, id: &str, container: &Container) -> Vec<Cidr> {
+        let held = async {
+            let guest = Netlink::open(&container.ns).await?;
+            match guest.find_link(attach::INTERFACE).await? {
+                Some(link) => guest.addresses(link.index).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let mut had = held.await.unwrap_or_default();
+        had.extend(self.last().get(id).into_iter().flatten());
+        had
     }
 
     async fn claim(&self, id: &str, cidr: Cidr) -> Result<(), String> {

@@ -45,8 +45,8 @@ pub const WAIT_PROGRAM: &str = "/w/w";
 /// Is a container alive?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// It runs.
-    Runs,
+    /// It runs, with this main process; 0 while Docker does not tell.
+    Runs(u32),
     /// It has ended, and may be started again.
     Ended,
     /// There is no such container.
@@ -154,7 +154,9 @@ pub async fn is_gone(host: &str, id: &str) -> bool {
 /// What Docker at that endpoint says of a container's life.
 pub async fn life(host: &str, id: &str) -> Life {
     match inspect(host, id).await {
-        Ok(found) if found.state.running && !found.state.restarting => Life::Runs,
+        Ok(found) if found.state.running && !found.state.restarting => {
+            Life::Runs(u32::try_from(found.state.pid).unwrap_or_default())
+        }
         Ok(_) => Life::Ended,
         Err(Failure::Refused(_)) => Life::Gone,
         Err(Failure::Unreachable(_)) => Life::Unknown,
