@@ -31,6 +31,9 @@ pub struct Report {
     /// The Docker API proxy, while it listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
+    /// Docker's network plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Plugin>,
     /// Not in the original: the BPF fast path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast_datapath: Option<FastDatapath>,
@@ -52,6 +55,45 @@ pub struct Proxy {
     /// Where it listens, in the form of `DOCKER_HOST`.
     #[serde(with = "nullable")]
     pub addresses: Vec<String>,
+}
+
+/// Docker's network plugins.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Plugin {
+    /// How they were asked for.
+    pub config: PluginConfig,
+    /// Name of the driver without addresses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver_name: String,
+    /// Name of the drivers with addresses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mesh_driver_name: String,
+}
+
+/// How Docker's network plugins were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PluginConfig {
+    /// Path of the socket; empty: none.
+    pub socket: String,
+    /// Path of the other socket; empty: none.
+    pub mesh_socket: String,
+    /// As legacy plugins.
+    pub enable: bool,
+    /// As a managed plugin.
+    #[serde(rename = "EnableV2")]
+    pub enable_v2: bool,
+    /// Multicast is routed in the managed plugin's networks.
+    #[serde(rename = "EnableV2Multicast")]
+    pub enable_v2_multicast: bool,
+    /// Containers on their networks get names.
+    #[serde(rename = "DNS")]
+    pub dns: bool,
+    /// Where containers get addresses from unless their network has a subnet of its own.
+    pub default_subnet: String,
+    /// Of the host.
+    pub proc_path: String,
 }
 
 /// State of the check for newer versions; its default is "disabled".

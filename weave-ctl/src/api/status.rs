@@ -104,6 +104,15 @@ fn summary(report: &Report) -> String {
         line(&mut out, "Service", "proxy");
         line(&mut out, "Address", &list(&proxy.addresses));
     }
+    if let Some(plugin) = &report.plugin {
+        out.push('\n');
+        if plugin.config.enable_v2 {
+            line(&mut out, "Service", "plugin (v2)");
+        } else {
+            line(&mut out, "Service", "plugin (legacy)");
+            line(&mut out, "DriverName", &plugin.driver_name);
+        }
+    }
     if let Some(fastdp) = &report.fast_datapath {
         out.push('\n');
         fast_datapath(&mut out, fastdp);

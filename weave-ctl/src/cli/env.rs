@@ -34,6 +34,8 @@ pub struct Env {
     pub dns_domain: Option<String>,
     /// `DOCKER_BRIDGE`: Docker's bridge.
     pub docker_bridge: String,
+    /// `WEAVE_PLUGIN_DIR`: where Docker looks for plugins.
+    pub plugin_dir: PathBuf,
     /// `WEAVE_BRIDGE`: the bridge, where it has another name.
     pub bridge: String,
     /// Where things are kept.
@@ -154,6 +156,7 @@ impl Env {
             dns_address: set("DNS_ADDRESS"),
             dns_domain: set("DNS_DOMAIN"),
             docker_bridge: or("DOCKER_BRIDGE", "docker0"),
+            plugin_dir: path("WEAVE_PLUGIN_DIR", "/run/docker/plugins"),
             bridge: or("WEAVE_BRIDGE", "weave"),
             paths: Paths {
                 data_dir: path("WEAVE_DATA_DIR", "/var/lib/weave"),

@@ -15,6 +15,7 @@ pub mod lock;
 mod names;
 mod owner;
 mod pages;
+mod plugin_v2;
 mod proxy_env;
 mod ps;
 mod query;
@@ -129,6 +130,7 @@ fn run(args: &[String], env: Env) -> Outcome {
         None => return Err(Failure::usage("")),
         Some("help" | "--help" | "-h") => return Err(Failure::new(0, usage::TEXT)),
         Some("--version") => return query::version(&context),
+        Some(plugin_v2::COMMAND) => return plugin_v2::launch(),
         Some(name) if REMOVED.contains(&name) => return Err(removed(name)),
         Some(name) => {
             if let Some((_, hint)) = LATER.iter().find(|(later, _)| *later == name) {

@@ -10,9 +10,14 @@ use tokio::time::Instant;
 use super::dying::is_dying;
 use super::lock::Lock;
 use super::{Context, Failure, Outcome, need_root, note};
+use crate::docker::plugin::network;
 
 /// Ends the daemon but not the traffic.
 const KEEP_TRAFFIC: Signal = Signal::SIGUSR1;
+/// Where Docker is unless DOCKER_HOST says otherwise.
+const DOCKER: &str = "unix:///var/run/docker.sock";
+/// The driver of its network.
+const MESH_DRIVER: &str = "weavemesh";
 /// Time for an orderly end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the kernel to clear up after a kill.
@@ -39,10 +44,32 @@ pub(super) async fn stop(args: &StopArgs, context: &Context) -> Outcome {
     } else {
         Signal::SIGTERM
     };
+    if first == Signal::SIGTERM && Lock::holder(&context.env.paths.run_dir).is_some() {
+        remove_network(context).await;
+    }
     if !end_daemon(&context.env.paths.run_dir, first, GRACE).await? {
         note("Weave is not running (ignore on Kubernetes).");
     }
     Ok(())
+}
+
+/// Docker's network `weave` is there as long as we are. Without Docker there is none.
+async fn remove_network(context: &Context) {
+    let docker = context.env.docker_host.as_deref().unwrap_or(DOCKER);
+    let removing = network::remove(docker, MESH_DRIVER);
+    let attached = match tokio::time::timeout(GRACE, removing).await {
+        Ok(Ok(attached)) if !attached.is_empty() => attached,
+        _ => return,
+    };
+    note(&format!(
+        "WARNING: the following containers are still attached to network \"{}\":",
+        network::NAME
+    ));
+    for id in attached {
+        note(&format!("  {}", id.chars().take(12).collect::<String>()));
+    }
+    note("Docker operations involving those containers may pause or fail");
+    note("while Weave is not running");
 }
 
 /// Ends the daemon and the overlay, if there is one; tells whether there was.

@@ -13,11 +13,8 @@ use crate::net::bridge::HOST_END;
 use crate::net::expose::OWNER as EXPOSE;
 use crate::net::identity::Identity;
 use crate::net::watch::Change;
-use crate::net::{NetError, Netlink, bridge, ps};
+use crate::net::{NetError, Netlink, bridge, endpoint, ps};
 use crate::overlay::fastdp::datapath::Datapath;
-
-/// Host-side veths of containers attached by the Docker plugin (control.md 4.9).
-const PLUGIN_END: &str = "vethwl";
 
 impl Daemon {
     pub(super) async fn on_change(&mut self, change: Change) -> anyhow::Result<()> {
@@ -222,7 +219,7 @@ impl Daemon {
 
 /// Is this the host's end of a container's veth?
 fn is_port(name: &str) -> bool {
-    name.starts_with(HOST_END) || name.starts_with(PLUGIN_END)
+    name.starts_with(HOST_END) || name.starts_with(endpoint::HOST_END)
 }
 
 /// Gives the interfaces inside all attached containers this MTU, in bytes, without waiting for it.

@@ -18,6 +18,7 @@ mod naming;
 mod neighbours;
 mod overlays;
 mod paths;
+mod plugin;
 mod proxy;
 mod report;
 mod requests;

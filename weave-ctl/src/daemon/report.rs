@@ -57,6 +57,7 @@ impl Daemon {
             ipam,
             dns: self.dns(detail),
             proxy: None,
+            plugin: self.plugin(),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),
             gossip: Some(self.gossip()),

@@ -231,6 +231,8 @@ impl Daemon {
                 (Some(Waiter::Other(answer)), Reply::Done) => waiting.answer(answer, Ok(())),
                 (Some(Waiter::Allocate(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
                 (Some(Waiter::Other(answer)), _) => waiting.answer(answer, Err(BackendError::Cancelled)),
+                // Docker has it from us, for a container on a network of our plugin.
+                (None, Reply::Failed(IpamError::InUse(_))) if request == NOBODY => {}
                 (None, Reply::Failed(error)) if request == NOBODY => {
                     tracing::warn!("address of an attached container: {error}");
                 }

@@ -154,6 +154,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         bail!(bad.join("\n"));
     }
     let listeners = listen(&options).await?;
+    let mut options = options;
+    let plugin_sockets = super::plugin::listen(&mut options).await?;
     let proxy = proxy::prepare(&options).await?;
     let mtu = match options.mtu {
         MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
@@ -246,7 +248,16 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         secrecy.clone(),
     ));
     let keeper = Keeper::default();
-    let following = follow_docker(&options, &events.0, &nl, &handle, (&keeper, attachments));
+    let plugin = super::plugin::Service::new(&options, &nl, &handle);
+    let following = follow_docker(
+        &options,
+        &events.0,
+        &nl,
+        &handle,
+        (&keeper, attachments),
+        plugin.as_ref(),
+    );
+    let mut servers = serve_http(listeners.http, &handle, &stopped);
     let proxy = match proxy {
         Some(proxy) => {
             let around = proxy::Surroundings {
@@ -259,7 +270,6 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         }
         None => None,
     };
-    let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
@@ -295,6 +305,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             ended.context("the daemon's loop has failed")??;
         }
         return Err(error).context("cannot set the initial peers");
+    }
+    if let Some(plugin) = plugin {
+        servers.extend(plugin.start(plugin_sockets, &stopped).await);
     }
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
@@ -385,7 +398,9 @@ fn follow_docker(
     nl: &Netlink,
     handle: &Handle,
     (keeper, attachments): (&Keeper, Attachments),
+    plugin: Option<&super::plugin::Service>,
 ) -> Option<JoinHandle<()>> {
+    let follower = plugin.and_then(|plugin| plugin.follower.clone());
     if options.docker_api.is_empty() {
         return None;
     }
@@ -416,6 +431,9 @@ fn follow_docker(
             if has_names && matches!(event, ContainerEvent::Running { first: true, .. }) {
                 let (nl, bridge, docker) = (nl.clone(), bridge.clone(), host.clone());
                 tokio::spawn(names::repopulate(handle.clone(), nl, bridge, docker));
+            }
+            if let Some(follower) = &follower {
+                follower.told(&event);
             }
             let (events, worker) = (events.clone(), worker.clone());
             async move {

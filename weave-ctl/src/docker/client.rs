@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response, StatusCode};
@@ -57,38 +57,68 @@ type Connection = SendRequest<Empty<Bytes>>;
 /// Asks one question; `path` is without the version.
 pub(super) async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
     let talk = async {
-        let body = bounded(request(host, Method::GET, path).await?).await?;
+        let body = bounded(request(host, path).await?).await?;
         Ok(serde_json::from_slice(&body)?)
     };
     tokio::time::timeout(PATIENCE, talk).await?
 }
 
-/// Tells it to do something; what it answers to that does not matter.
-pub(super) async fn tell(host: &str, path: &str) -> Result<(), Failure> {
-    let talk = async { bounded(request(host, Method::POST, path).await?).await.map(drop) };
+/// Has something done, with a body in JSON.
+pub(super) async fn call(
+    host: &str,
+    method: Method,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<(), Failure> {
+    let talk = async {
+        let mut ping = connect(host).await?;
+        let version = version(get(&mut ping, "/_ping").await?).await?;
+        let (mut sender, connection) = handshake::<_, Full<Bytes>>(TokioIo::new(stream(host).await?)).await?;
+        tokio::spawn(connection);
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/v{version}{path}"));
+        let request = request
+            .header("Host", "docker")
+            .header("Content-Type", "application/json");
+        let response = sender.send_request(request.body(Full::from(body))?).await?;
+        let status = response.status();
+        let body = bounded(response).await?;
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Failure::Refused(refusal(status, &body)))
+    };
     tokio::time::timeout(PATIENCE, talk).await?
 }
 
 /// Asks a question whose answer goes on for ever. Gives it once it has begun.
 pub(super) async fn follow(host: &str, path: &str) -> Result<Incoming, Failure> {
-    let response = tokio::time::timeout(PATIENCE, request(host, Method::GET, path)).await??;
+    let response = tokio::time::timeout(PATIENCE, request(host, path)).await??;
     Ok(response.into_body())
 }
 
 /// A successful answer, its body unread.
-async fn request(host: &str, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
+async fn request(host: &str, path: &str) -> Result<Response<Incoming>, Failure> {
     let mut connection = connect(host).await?;
-    let ping = send(&mut connection, Method::GET, "/_ping").await?;
-    let version = ping.headers().get("Api-Version").and_then(|v| v.to_str().ok());
-    let version = version.filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
-    let path = format!("/v{}{path}", version.unwrap_or(OLDEST));
-    let _ = bounded(ping).await?;
-    let response = send(&mut connection, method, &path).await?;
+    let ping = get(&mut connection, "/_ping").await?;
+    let path = format!("/v{}{path}", version(ping).await?);
+    let response = get(&mut connection, &path).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     Err(Failure::Refused(refusal(status, &bounded(response).await?)))
+}
+
+/// What the engine's answer to a ping says.
+async fn version(ping: Response<Incoming>) -> Result<String, Failure> {
+    let version = ping.headers().get("Api-Version").and_then(|v| v.to_str().ok());
+    let version = version.filter(|v| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    let version = version.unwrap_or(OLDEST).to_owned();
+    let _ = bounded(ping).await?;
+    Ok(version)
 }
 
 fn refusal(status: StatusCode, body: &[u8]) -> String {
@@ -101,8 +131,8 @@ async fn bounded(response: Response<Incoming>) -> Result<Bytes, Failure> {
     Ok(body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes())
 }
 
-async fn connect(host: &str) -> Result<Connection, Failure> {
-    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
+async fn stream(host: &str) -> Result<Box<dyn Stream>, Failure> {
+    Ok(if let Some(path) = host.strip_prefix("unix://") {
         Box::new(UnixStream::connect(path).await?)
     } else if let Some(address) = host.strip_prefix("tcp://") {
         Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
@@ -111,20 +141,18 @@ async fn connect(host: &str) -> Result<Connection, Failure> {
     } else {
         let forms = "the address must begin with unix:// or tcp://";
         return Err(Failure::Unreachable(forms.to_owned()));
-    };
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    })
+}
+
+async fn connect(host: &str) -> Result<Connection, Failure> {
+    let (sender, connection) = handshake(TokioIo::new(stream(host).await?)).await?;
     // It ends with the sender; its errors show up there.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-async fn send(
-    connection: &mut Connection,
-    method: Method,
-    path: &str,
-) -> Result<Response<Incoming>, Failure> {
-    let request = Request::builder().method(method).uri(path);
-    let request = request.header("Host", "docker").body(Empty::new());
+async fn get(connection: &mut Connection, path: &str) -> Result<Response<Incoming>, Failure> {
+    let request = Request::get(path).header("Host", "docker").body(Empty::new());
     connection.ready().await?;
     Ok(connection.send_request(request?).await?)
 }

@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
+use hyper::Method;
 use serde::Deserialize;
 
-use super::client::{Failure, ask, default_host, tell};
+use super::client::{Failure, ask, call, default_host};
 use crate::net::NetError;
 
 /// What Docker tells of a container.
@@ -145,6 +146,15 @@ pub async fn list_running() -> Result<Vec<String>, NetError> {
     list_running_at(&default_host()).await
 }
 
+/// Asks the engine at `DOCKER_HOST` or the usual socket; `path` is without the version.
+///
+/// # Errors
+/// Its words, or why there is no answer.
+pub async fn ask_default<T: serde::de::DeserializeOwned>(path: &str) -> Result<T, String> {
+    let asked = ask(&default_host(), path).await;
+    asked.map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| reason)
+}
+
 /// Does Docker at that endpoint say that there is no such container, or that it does not run? An endpoint that
 /// gives no answer says nothing.
 pub async fn is_gone(host: &str, id: &str) -> bool {
@@ -165,7 +175,7 @@ pub async fn life(host: &str, id: &str) -> Life {
 
 /// Kills a container so that Docker's restart policy leaves it as it is.
 pub async fn kill(host: &str, id: &str) -> Result<(), NetError> {
-    match tell(host, &format!("/containers/{id}/kill")).await {
+    match call(host, Method::POST, &format!("/containers/{id}/kill"), None).await {
         Ok(()) => Ok(()),
         Err(Failure::Refused(reason)) => Err(NetError::Inspect {
             name: id.to_owned(),

@@ -7,11 +7,13 @@ pub mod events;
 pub mod hosts;
 pub mod keeper;
 mod lookup;
+pub mod plugin;
 pub mod process;
 pub mod proxy;
 pub mod resolver;
 pub mod wait_folders;
 
 pub use lookup::{
-    DockerContainer, Life, WAIT_PROGRAM, is_gone, kill, life, list_all_at, list_running, resolve, resolve_at,
+    DockerContainer, Life, WAIT_PROGRAM, ask_default, is_gone, kill, life, list_all_at, list_running,
+    resolve, resolve_at,
 };

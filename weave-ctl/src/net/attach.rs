@@ -22,7 +22,7 @@ use crate::ipam::address::Cidr;
 const GUEST_END: &str = "vethwepg";
 /// Largest super-packet a container may hand over, in bytes: 64 less than an IPv4 packet can be,
 /// for the outer headers, rounded down to a multiple of 64.
-const GUEST_GSO_MAX: u32 = 65_408;
+pub(super) const GUEST_GSO_MAX: u32 = 65_408;
 const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 /// How long the bridge may take to let a new port forward.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ pub mod bridge;
 pub mod container;
 mod container_file;
 pub mod driver;
+pub mod endpoint;
 pub mod error;
 pub mod expose;
 pub mod hosts_file;

@@ -51,7 +51,8 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    /// With its file, if that is ours to remove.
+    Unix(UnixListener, Option<PathBuf>),
 }
 
 impl Listener {
@@ -84,6 +85,16 @@ impl Listener {
             listeners.extend(Self::bind(address).await?);
         }
         Ok(listeners)
+    }
+
+    /// A Unix socket that somebody else has made, and whose file is theirs.
+    ///
+    /// # Errors
+    /// If it is no socket to accept from.
+    pub fn inherited(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let socket = Socket::Unix(UnixListener::from_std(listener)?, None);
+        Ok(Self { socket, guard: None })
     }
 
     /// Refuses containers.
@@ -130,12 +141,12 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
-    Ok(Socket::Unix(listener, path.to_owned()))
+    Ok(Socket::Unix(listener, Some(path.to_owned())))
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
+        if let Socket::Unix(_, Some(path)) = &self.socket {
             let _ = std::fs::remove_file(path);
         }
     }

@@ -6,6 +6,7 @@ mod flags;
 mod options;
 mod other_flags;
 mod password;
+mod plugin;
 mod proxy;
 mod start;
 #[cfg(test)]
@@ -14,7 +15,8 @@ mod tests;
 pub use dns::DnsOptions;
 pub use flags::LaunchArgs;
 pub(super) use flags::{flag_error, normalised};
-pub use options::{IpamOptions, LaunchOptions, Mtu};
+pub use options::{DEFAULT_RANGE, IpamOptions, LaunchOptions, Mtu};
 pub(super) use other_flags::{find, with_other_flags};
+pub use plugin::{PluginOptions, driver_name};
 pub use proxy::{ProxyOptions, Run};
 pub(super) use start::launch;

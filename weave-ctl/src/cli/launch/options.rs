@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
+use super::plugin::PluginOptions;
 use super::proxy::{ProxyOptions, docker_daemons};
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
@@ -60,6 +61,8 @@ pub struct LaunchOptions {
     pub dns: Option<DnsOptions>,
     /// Docker's API endpoint; empty: no Docker.
     pub docker_api: String,
+    /// Docker's network plugins; `None`: off.
+    pub plugin: Option<PluginOptions>,
     /// Docker's bridge.
     pub docker_bridge: String,
     /// The Docker API proxy, and how its containers are attached.
@@ -190,6 +193,7 @@ impl LaunchOptions {
             trusted_subnets,
             ipam: ipam(&args)?,
             dns: DnsOptions::new(&args)?,
+            plugin: PluginOptions::new(&args.plugin, &docker_api, env),
             docker_api,
             proxy,
             docker_bridge: args

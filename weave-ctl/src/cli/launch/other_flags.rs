@@ -25,7 +25,6 @@ enum Then {
 use Takes::{Boolean, Value};
 use Then::{Note, Refuse};
 
-const NO_PLUGIN: Then = Note("this version has no Docker plugin");
 const NO_DISCOVERY: Then = Note("there is no discovery service any more");
 const HERE: Then = Note("weave runs on the host itself");
 
@@ -70,19 +69,6 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         Boolean,
         Note("'weave report' counts packets by verdict"),
     ),
-    (
-        "plugin",
-        Boolean,
-        Refuse("the Docker plugin is not available in this version"),
-    ),
-    ("plugin-mesh-socket", Value, NO_PLUGIN),
-    ("plugin-socket", Value, NO_PLUGIN),
-    (
-        "plugin-v2",
-        Boolean,
-        Refuse("the Docker plugin is not available in this version"),
-    ),
-    ("plugin-v2-multicast", Boolean, NO_PLUGIN),
     ("proc-path", Value, HERE),
     ("profile", Value, Note("use perf")),
     (

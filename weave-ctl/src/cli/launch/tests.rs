@@ -390,13 +390,7 @@ fn trusted_subnets_and_no_fastdp() {
 
 #[test]
 fn flags_of_other_parts() {
-    for text in [
-        "--plugin",
-        "--plugin=true",
-        "--awsvpc",
-        "--expect-npc",
-        "--token x",
-    ] {
+    for text in ["--awsvpc", "--expect-npc", "--token x"] {
         let failure = options_with(text, &[]).err().unwrap_or_else(|| panic!("{text}"));
         let flag = text.split([' ', '=']).next().unwrap_or_default();
         assert!(

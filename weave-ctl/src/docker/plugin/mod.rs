@@ -1,0 +1,16 @@
+//! Network plugins of Docker (control.md 4.9, 4.10): libnetwork's remote driver protocol, HTTP POST of JSON on Unix
+//! sockets.
+//!
+//! [`server`] reads and writes the messages, [`driver`] does what the network driver is asked for, [`ipam`] what the
+//! IPAM driver is asked for; [`containers`] looks after containers that have started, [`network`] after the network
+//! `weave`, and [`options`] keeps what networks were made with.
+
+pub mod containers;
+pub mod driver;
+pub mod ipam;
+pub mod messages;
+pub mod network;
+pub mod options;
+pub mod server;
+
+pub use driver::{Driver, Plugin};
