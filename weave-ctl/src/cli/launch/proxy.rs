@@ -16,7 +16,6 @@ const TCP: &str = "tcp://0.0.0.0:12375";
 
 /// Flags.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Docker API proxy")]
 pub struct ProxyArgs {
     /// Serve Docker's API, attaching what is started through it [default: whenever there is Docker]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]

@@ -52,7 +52,7 @@ async fn accept(
     proxy: Arc<Proxy>,
     listener: Listener,
     tls: Option<TlsAcceptor>,
-    mut stopped: watch::Receiver<()>,
+    stopped: watch::Receiver<()>,
 ) {
     let mut connections = JoinSet::new();
     let mut stop = stopped.clone();
@@ -75,7 +75,6 @@ async fn accept(
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(GRACE, all_ended).await;
-    stopped.mark_unchanged();
 }
 
 async fn connection(
