@@ -256,6 +256,8 @@ fn containers_are_kept_out() {
             &status,
             "--metrics-addr",
             &metrics,
+            // Otherwise frames from an address of its own choice do not even leave it.
+            "--no-spoof-check",
         ])?;
         let (container, _) = first.attached("inside")?;
         // What `expose` does, and a container with the host as its router.
