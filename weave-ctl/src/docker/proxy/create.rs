@@ -12,6 +12,36 @@ pub(super) const MOUNT: &str = "/w";
 /// It runs first in those that are attached.
 pub(super) const HELPER: &str = "/w/w";
 
+/// What a request says of the container itself.
+const CONTAINER_FIELDS: [&str; 26] = [
+    "Hostname",
+    "Domainname",
+    "User",
+    "AttachStdin",
+    "AttachStdout",
+    "AttachStderr",
+    "ExposedPorts",
+    "Tty",
+    "OpenStdin",
+    "StdinOnce",
+    "Env",
+    "Cmd",
+    "Healthcheck",
+    "ArgsEscaped",
+    "Image",
+    "Volumes",
+    "WorkingDir",
+    "Entrypoint",
+    "NetworkDisabled",
+    "MacAddress",
+    "OnBuild",
+    "Labels",
+    "StopSignal",
+    "StopTimeout",
+    "HostConfig",
+    "NetworkingConfig",
+];
+
 /// What counts of an image's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -44,7 +74,7 @@ pub fn rewrite(
         return Ok(None);
     }
     wait_first(&mut request, image)?;
-    let mut host_config = request.object("HostConfig")?.unwrap_or_default();
+    let mut host_config = host_config(&request)?;
     mount(&mut host_config, settings.folder())?;
     if let Some(dns) = &settings.dns {
         let named = name_it(&mut request, name, &settings.hostname, dns)?;
@@ -55,10 +85,13 @@ pub fn rewrite(
 }
 
 fn network_mode(request: &Object) -> Result<String, Failure> {
-    Ok(match request.object("HostConfig")? {
-        Some(host_config) => host_config.text("NetworkMode")?,
-        None => String::new(),
-    })
+    Ok(host_config(request)?.text("NetworkMode")?)
+}
+
+/// Docker takes the fields beside those of the container for its host configuration, as long as there is none.
+fn host_config(request: &Object) -> Result<Object, Failure> {
+    let inside = request.object("HostConfig")?;
+    Ok(inside.unwrap_or_else(|| request.without(&CONTAINER_FIELDS)))
 }
 
 /// The wait helper runs what would have run.
@@ -237,15 +270,25 @@ mod tests {
             multicast: false,
             ..settings()
         };
-        assert_eq!(
-            forwarded(
+        for (name, sent, expected) in [
+            (
                 "foo",
-                r#"{"Cmd":["x"],"Big":123456789012345678901}"#,
-                &image(),
-                &plain
-            )
-            .unwrap(),
-            r#"{"Cmd":["x"],"Big":123456789012345678901,"Entrypoint":["/w/w","imgentry"],"HostConfig":{"Binds":["/vols/w-nomcast:/w:ro"]}}"#
+                r#"{"Cmd":["x"],"HostConfig":{"Big":123456789012345678901}}"#,
+                r#"{"Cmd":["x"],"HostConfig":{"Big":123456789012345678901,"Binds":["/vols/w-nomcast:/w:ro"]},"Entrypoint":["/w/w","imgentry"]}"#,
+            ),
+            // Without a host configuration, Docker looks for it beside the rest.
+            (
+                "",
+                r#"{"Cmd":["x"],"HostConfig":null,"Runtime":"r","User":"u"}"#,
+                r#"{"Cmd":["x"],"HostConfig":{"Runtime":"r","Binds":["/vols/w-nomcast:/w:ro"]},"Runtime":"r","User":"u","Entrypoint":["/w/w","imgentry"]}"#,
+            ),
+        ] {
+            let got = forwarded(name, sent, &image(), &plain);
+            assert_eq!(got.as_deref(), Some(expected));
+        }
+        assert_eq!(
+            forwarded("", r#"{"Cmd":["x"],"NetworkMode":"host"}"#, &image(), &plain),
+            None
         );
     }
 

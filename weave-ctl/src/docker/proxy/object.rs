@@ -76,6 +76,13 @@ impl Object {
         Ok(())
     }
 
+    /// All but these.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Self {
+        let kept = |(key, _): &&(String, _)| !keys.iter().any(|k| k.eq_ignore_ascii_case(key));
+        Self(self.0.iter().filter(kept).cloned().collect())
+    }
+
     fn read<T: DeserializeOwned>(&self, key: &str, expected: &'static str) -> Result<Option<T>, WrongType> {
         self.raw(key)
             .map(|value| {

@@ -376,7 +376,7 @@ async fn creation() {
     );
     assert_eq!(
         body,
-        r#"{"Image":"reg:5000/a b","Cmd":["x"],"Memory":9007199254740993,"Entrypoint":["/w/w","e"],"Hostname":"web","Domainname":"weave.local","HostConfig":{"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#
+        r#"{"Image":"reg:5000/a b","Cmd":["x"],"Memory":9007199254740993,"Entrypoint":["/w/w","e"],"Hostname":"web","Domainname":"weave.local","HostConfig":{"Memory":9007199254740993,"Binds":["/vols/w:/w:ro"],"Dns":["172.17.0.1"],"DnsSearch":["."]}}"#
     );
     assert!(
         read_head(&mut client)
