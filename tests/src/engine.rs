@@ -171,7 +171,7 @@ impl<'a> Engine<'a> {
     /// The image `box`: busybox and the few names that are needed.
     fn import(&self) -> Result<()> {
         let script = r#"cd "$1" && mkdir -p image/bin && cp "$(command -v busybox)" image/bin/busybox &&
-            for name in sh sleep ping ip; do ln -s busybox image/bin/$name; done &&
+            for name in sh sleep ping ip true; do ln -s busybox image/bin/$name; done &&
             tar -C image -cf image.tar . && docker import image.tar box"#;
         let folder = folder(self.host)?.display().to_string();
         self.host

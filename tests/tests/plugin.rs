@@ -1,11 +1,15 @@
-//! Docker's network plugins (cli.md 8.6): networks across hosts, names, addresses of one's own.
+//! Docker's network plugins (cli.md 8.6): networks across hosts, names, addresses of one's own, and
+//! Docker while the daemon is away.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context, Result, ensure};
 use weave_tests::engine::{Engine, folder};
 use weave_tests::lab::{Host, Lab, Plan};
-use weave_tests::process::{LIMIT, wait_for};
+use weave_tests::process::{Background, LIMIT, wait_for};
 
 fn address(engine: &Engine, container: &str, network: &str) -> Result<Ipv4Addr> {
     let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
@@ -185,6 +189,91 @@ fn networks_of_ones_own() {
         ensure!(
             routes("plain-given")?.contains("224.0.0.0/4 dev ethwe0"),
             "multicast was asked for"
+        );
+        Ok(())
+    });
+}
+
+/// Sockets that are there before the daemon and outlive it, as `weave-plugin.socket` of systemd makes them.
+struct Sockets([UnixListener; 2]);
+
+impl Sockets {
+    fn new(host: &Host) -> Result<Self> {
+        let folder = folder(host)?.join("plugins");
+        let listen = |name| UnixListener::bind(folder.join(name));
+        Ok(Self([listen("weave.sock")?, listen("weavemesh.sock")?]))
+    }
+
+    /// The daemon, as systemd starts it.
+    fn daemon(&self, engine: &Engine) -> Result<Background> {
+        let program = engine.host().binary().display().to_string();
+        let mut command = engine.command("sh")?;
+        let script = r#"export LISTEN_PID=$$ LISTEN_FDS=2 && exec "$0" launch --foreground --name "$1""#;
+        command.args(["-c", script, &program, &engine.host().peer_name()]);
+        let mut high = Vec::new();
+        for socket in &self.0 {
+            // SAFETY: the descriptor is open; the new one, above those that systemd uses, is checked and owned here.
+            let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
+            ensure!(fd >= 10, "{}", std::io::Error::last_os_error());
+            // SAFETY: nobody else has it.
+            high.push(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        let numbers: Vec<i32> = high.iter().map(AsRawFd::as_raw_fd).collect();
+        // SAFETY: between fork and exec only dup2 is called.
+        unsafe {
+            command.pre_exec(move || {
+                for (to, from) in (3..).zip(&numbers) {
+                    if libc::dup2(*from, to) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        Background::start(&mut command)
+    }
+}
+
+/// Ask 23 of control.md 9: what Docker wants of us while we are away waits in the socket, and is done when we are back.
+#[test]
+fn docker_waits_for_a_daemon_that_comes_back() {
+    Plan::mesh(1).test("pluginaway", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let engine = Engine::start(host)?;
+        let sockets = Sockets::new(host)?;
+        let first = sockets.daemon(&engine)?;
+        wait_for("the network", LIMIT, || {
+            engine.docker(&["network", "inspect", "weave"])?.ok().map(Some)
+        })?;
+        engine.run("gone", "weave")?;
+        host.kill_daemon()?;
+        drop(first);
+
+        let docker = |args: &[&str]| host.spawn(&[&["docker"], args].concat());
+        let removing = docker(&["rm", "--force", "gone"])?;
+        let starting = docker(&[
+            "run",
+            "--detach",
+            "--net=weave",
+            "--name=new",
+            "box",
+            "sleep",
+            "100000",
+        ])?;
+        // Nothing else is held up.
+        engine.docker(&["network", "ls"])?.ok()?;
+        engine
+            .docker(&["run", "--rm", "--net=none", "box", "true"])?
+            .ok()?;
+
+        let _second = sockets.daemon(&engine)?;
+        removing.finish(LIMIT)?.ok()?;
+        starting.finish(LIMIT)?.ok()?;
+        address(&engine, "new", "weave")?;
+        engine.weave(&["stop"])?.ok()?;
+        ensure!(
+            folder(host)?.join("plugins/weave.sock").exists(),
+            "it is not ours to remove"
         );
         Ok(())
     });

@@ -18,12 +18,6 @@ pub fn run(prefix: &Path) -> Result<()> {
     run_command(cargo().args(["build", "--release", "--package", "weave-ctl"]))?;
 
     heading(&format!("Install into {}", prefix.display()));
-    let unit = target().join("weave.service");
-    let template = fs::read_to_string(root().join("docs/weave.service")).context("docs/weave.service")?;
-    fs::write(
-        &unit,
-        template.replace("/usr/local", prefix.to_str().context("the prefix is not UTF-8")?),
-    )?;
     copy(
         "755",
         &target().join("release/weave-ctl"),
@@ -35,11 +29,24 @@ pub fn run(prefix: &Path) -> Result<()> {
         &object.with_file_name("weave-wait"),
         &prefix.join("lib/weave/weave-wait"),
     )?;
-    copy("644", &unit, &prefix.join("lib/systemd/system/weave.service"))?;
+    for unit in UNITS {
+        install_unit(unit, prefix)?;
+    }
     short_name(&prefix.join("bin/weave"))?;
     pages(&prefix.join("share"))?;
     println!("  next: weave-ctl launch [PEER…]   or   systemctl enable --now weave");
     Ok(())
+}
+
+/// Services and sockets of systemd.
+const UNITS: [&str; 2] = ["weave.service", "weave-plugin.socket"];
+
+fn install_unit(name: &str, prefix: &Path) -> Result<()> {
+    let (template, unit) = (root().join("contrib/systemd").join(name), target().join(name));
+    let text = fs::read_to_string(&template).with_context(|| template.display().to_string())?;
+    let prefix_text = prefix.to_str().context("the prefix is not UTF-8")?;
+    fs::write(&unit, text.replace("/usr/local", prefix_text))?;
+    copy("644", &unit, &prefix.join("lib/systemd/system").join(name))
 }
 
 /// Where each shell looks for the completions of a command.

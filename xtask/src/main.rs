@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod image;
 mod install;
 mod lab;
 mod released;
@@ -59,6 +60,10 @@ enum Task {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
+    /// Build the container image, into target/weave-image.tar, for `docker load`
+    Image,
+    /// Build Docker's managed plugin, into target/plugin, for `docker plugin create`
+    Plugin,
     /// Sleeve on a bad network, a cluster in disorder: fails if anything leaks, breaks, or gets lost
     Soak(soak::Args),
     /// Many peers in one process on a bad virtual network: fails if they do not agree in the end
@@ -116,6 +121,8 @@ fn main() -> ExitCode {
         Task::Lab { task } => lab::run(task),
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),
+        Task::Image => image::image(),
+        Task::Plugin => image::plugin(),
         Task::Soak(args) => soak::run(&args),
         Task::Bench {
             instead: Some(BenchInstead::Control(arguments)),

@@ -34,6 +34,8 @@ pub struct Env {
     pub dns_domain: Option<String>,
     /// `DOCKER_BRIDGE`: Docker's bridge.
     pub docker_bridge: String,
+    /// `WEAVE_FOREGROUND` is not empty: `launch` is the daemon itself, as in our image.
+    pub foreground: bool,
     /// `WEAVE_PLUGIN_DIR`: where Docker looks for plugins.
     pub plugin_dir: PathBuf,
     /// `WEAVE_BRIDGE`: the bridge, where it has another name.
@@ -156,6 +158,7 @@ impl Env {
             dns_address: set("DNS_ADDRESS"),
             dns_domain: set("DNS_DOMAIN"),
             docker_bridge: or("DOCKER_BRIDGE", "docker0"),
+            foreground: set("WEAVE_FOREGROUND").is_some(),
             plugin_dir: path("WEAVE_PLUGIN_DIR", "/run/docker/plugins"),
             bridge: or("WEAVE_BRIDGE", "weave"),
             paths: Paths {

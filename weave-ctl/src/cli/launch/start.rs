@@ -37,7 +37,7 @@ const TAIL_LINES: usize = 20;
 pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome {
     // The variable, too, so that no combination of flags can make daemons start daemons.
     let detached = std::env::var_os(DETACHED).is_some();
-    let foreground = args.foreground.unwrap_or(false) || detached;
+    let foreground = args.foreground.unwrap_or(context.env.foreground) || detached;
     let notes = args.other.notes.clone();
     let options = LaunchOptions::new(args, &context.env)?;
     need_root()?;
