@@ -238,7 +238,17 @@ fn runs(engine: &Engine<'_>) -> Result<()> {
     ensure!(id.trim().len() == 64, "run -d printed {id:?}");
     let cidr = address(engine, "c1")?;
     ensure!(cidr.as_deref() == Some("10.32.77.7/12"), "{cidr:?}");
-    engine.docker(&["rm", "--force", "c1"])?.ok().map(drop)
+    run(
+        &["--without-dns"],
+        &["-d", "--name", "c2", "box", "sleep", "100000"],
+    )?
+    .ok()?;
+    for (name, domain) in [("c1", "weave.local\n"), ("c2", "\n")] {
+        let inspect = ["inspect", "--format", "{{.Config.Domainname}}", name];
+        let found = engine.docker(&inspect)?.ok()?;
+        ensure!(found == domain, "{name} is in the domain {found:?}");
+    }
+    engine.docker(&["rm", "--force", "c1", "c2"])?.ok().map(drop)
 }
 
 #[test]

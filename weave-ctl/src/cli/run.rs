@@ -21,6 +21,9 @@ const VARIABLE: &str = "WEAVE_CIDR";
     Examples:\n  weave run -d --name c1 busybox top\n  weave run net:10.2.0.0/16 -ti ubuntu"
 )]
 pub(crate) struct RunArgs {
+    /// Give it no name in WeaveDNS, and leave its nameservers alone
+    #[arg(long)]
+    without_dns: bool,
     /// As it always is: put its addresses into its hosts file
     #[arg(long)]
     rewrite_hosts: bool,
@@ -35,7 +38,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, context: &Context) -> Result<(), Failure> {
-    let command = docker_run(&args.args)?;
+    let command = docker_run(&args.args, args.without_dns)?;
     let endpoint = block_on(proxy(context))?;
     let error = Command::new("docker")
         .args(command)
@@ -53,7 +56,7 @@ pub(super) fn run(args: &RunArgs, context: &Context) -> Result<(), Failure> {
 }
 
 /// The arguments of `docker`.
-fn docker_run(args: &[String]) -> Result<Vec<String>, Failure> {
+fn docker_run(args: &[String], without_dns: bool) -> Result<Vec<String>, Failure> {
     // As it checks them.
     let (_, rest) = address::leading(args)?;
     let addresses = args.get(..args.len() - rest.len()).unwrap_or_default();
@@ -64,6 +67,9 @@ fn docker_run(args: &[String]) -> Result<Vec<String>, Failure> {
     // Also where containers that ask for nothing get no address. The first one counts.
     if !addresses.is_empty() || !rest.iter().any(|arg| arg.contains(VARIABLE)) {
         command.push(format!("--env={VARIABLE}={}", addresses.join(" ")));
+    }
+    if without_dns {
+        command.push("--env=WEAVE_DNS=none".to_owned());
     }
     command.extend_from_slice(rest);
     Ok(command)
@@ -107,13 +113,13 @@ mod tests {
             ),
             ("-e WEAVE_CIDR=none busybox", "run -e WEAVE_CIDR=none busybox"),
         ] {
-            assert_eq!(docker_run(&words(args)).unwrap(), words(told));
+            assert_eq!(docker_run(&words(args), false).unwrap(), words(told));
         }
-        let two = docker_run(&words("10.2.1.1/24 net:default -ti box sh")).unwrap();
+        let two = docker_run(&words("10.2.1.1/24 net:default -ti box sh"), true).unwrap();
         assert_eq!(two[1], "--env=WEAVE_CIDR=10.2.1.1/24 net:default");
-        assert_eq!(two[2..], words("-ti box sh"));
+        assert_eq!(two[2..], words("--env=WEAVE_DNS=none -ti box sh"));
         for wrong in ["", "10.2.1.1/24", "net:10.2.1.1/24 box"] {
-            assert_eq!(docker_run(&words(wrong)).unwrap_err().code, 1, "{wrong}");
+            assert_eq!(docker_run(&words(wrong), false).unwrap_err().code, 1, "{wrong}");
         }
     }
 

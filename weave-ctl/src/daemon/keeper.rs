@@ -348,7 +348,11 @@ impl Worker {
         let Some(dns) = self.0.handle.dns() else {
             return Ok(());
         };
-        if either(rules.dns, |kept| kept.dns)
+        let wants_dns = container
+            .docker
+            .as_ref()
+            .is_some_and(|docker| rules::wants_dns(&docker.env));
+        if either(rules.dns && wants_dns, |kept| kept.dns)
             && let Some(name) = container.docker.as_ref().and_then(DockerContainer::fqdn)
         {
             for cidr in addrs {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::hostname::{name_it, resolve_with};
 use super::object::Object;
-use super::rules::{LeftAlone, wanted};
+use super::rules::{LeftAlone, wanted, wants_dns};
 use super::{Failure, Settings};
 
 /// Where the wait helper is in containers.
@@ -76,7 +76,7 @@ pub fn rewrite(
     wait_first(&mut request, image)?;
     let mut host_config = host_config(&request)?;
     mount(&mut host_config, settings.folder())?;
-    if let Some(dns) = &settings.dns {
+    if let Some(dns) = settings.dns.as_ref().filter(|_| wants_dns(&env)) {
         let named = name_it(&mut request, name, &settings.hostname, dns)?;
         resolve_with(&mut host_config, dns, named)?;
     }

@@ -89,6 +89,14 @@ pub fn wanted(network_mode: &str, env: &[String], default_ipalloc: bool) -> Resu
     Ok(Words(words))
 }
 
+/// Do names and nameservers of a container with this environment concern us? Not with `WEAVE_DNS=none`, which
+/// `weave run --without-dns` gives it.
+#[must_use]
+pub fn wants_dns(env: &[String]) -> bool {
+    let first = env.iter().find_map(|entry| entry.strip_prefix("WEAVE_DNS="));
+    first != Some(NONE)
+}
+
 /// A subnet with host bits is masked.
 fn ask(word: &str) -> Result<Ask, CidrError> {
     match word.strip_prefix("net:") {
@@ -139,6 +147,12 @@ mod tests {
         ] {
             assert_eq!(wanted("", &env(entries), by_default), expected, "{entries:?}");
         }
+    }
+
+    #[test]
+    fn names_are_left_alone_on_request() {
+        assert!(wants_dns(&env(&["WEAVE_DNSX=none", "WEAVE_DNS="])));
+        assert!(!wants_dns(&env(&["A=1", "WEAVE_DNS=none"])));
     }
 
     #[test]
