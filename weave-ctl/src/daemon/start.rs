@@ -239,7 +239,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     ));
     let plugin = super::plugin::Service::new(&options, &nl, &handle);
     let following = follow_docker(&options, &events.0, &nl, &handle, plugin.as_ref());
-    let mut servers = serve_http(listeners.http, &handle, &stopped);
+    let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
@@ -276,9 +276,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         }
         return Err(error).context("cannot set the initial peers");
     }
-    if let Some(plugin) = plugin {
-        servers.extend(plugin.start(plugin_sockets, &stopped).await);
-    }
+    let plugin = match plugin {
+        Some(plugin) => Some(plugin.start(&handle, plugin_sockets, &stopped).await?),
+        None => None,
+    };
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -301,6 +302,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     for server in servers {
         let _ = server.await;
+    }
+    if let Some(plugin) = plugin {
+        plugin.stop().await;
     }
     if let Some(dns) = dns {
         dns.stop().await;
