@@ -14,6 +14,7 @@ use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::docker::attachment::Attachment;
 use crate::ipam::owned::OwnedRecord;
 use crate::ipam::paxos::Voter;
 use crate::ipam::persist::{Changes, Head, Persisted};
@@ -44,6 +45,8 @@ const IPAM_OWNER_PREFIX: &str = "ipam:owner:";
 const IPAM_PREFIX: &str = "ipam:";
 const KEY_DIRECT_PEERS: &str = "direct-peers";
 const KEY_EXPOSED: &str = "exposed";
+/// Followed by a container's ID.
+const ATTACHED_PREFIX: &str = "attached:";
 const FLAG_PREFIX: &str = "flag:";
 
 /// A key, and its new value or `None` to remove it.
@@ -67,6 +70,8 @@ pub struct Stored {
     pub direct_peers: Option<Vec<String>>,
     /// Addresses of the bridge, in the order in which they were exposed.
     pub exposed: Vec<Exposed>,
+    /// Containers that were attached while they ran, by ID.
+    pub attached: BTreeMap<String, Attachment>,
     /// Flags by name.
     pub flags: BTreeMap<String, String>,
 }
@@ -190,7 +195,8 @@ impl Store {
             ipam: self.ipam()?,
             direct_peers: self.get(KEY_DIRECT_PEERS)?,
             exposed: self.get(KEY_EXPOSED)?.unwrap_or_default(),
-            flags: self.flags()?,
+            attached: self.by_name(ATTACHED_PREFIX)?,
+            flags: self.by_name(FLAG_PREFIX)?,
         })
     }
 
@@ -248,6 +254,12 @@ impl Store {
         self.put(KEY_EXPOSED, exposed)
     }
 
+    /// Saves how a container was attached; `None` forgets it.
+    pub fn save_attachment(&self, id: &str, attachment: Option<&Attachment>) -> Result<(), StoreError> {
+        let value = attachment.map(|attachment| self.json(attachment)).transpose()?;
+        self.commit(&[(format!("{ATTACHED_PREFIX}{id}"), value)], false)
+    }
+
     /// Saves who we are.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), StoreError> {
         self.put(KEY_IDENTITY, identity)
@@ -263,12 +275,12 @@ impl Store {
         self.get(&format!("{FLAG_PREFIX}{name}"))
     }
 
-    fn flags(&self) -> Result<BTreeMap<String, String>, StoreError> {
+    fn by_name<T: DeserializeOwned>(&self, prefix: &str) -> Result<BTreeMap<String, T>, StoreError> {
         let parse = |(key, value): (String, Vec<u8>)| {
-            let name = key.trim_start_matches(FLAG_PREFIX).to_owned();
+            let name = key.trim_start_matches(prefix).to_owned();
             Ok((name, self.parse(&key, &value)?))
         };
-        self.all(FLAG_PREFIX)?.into_iter().map(parse).collect()
+        self.all(prefix)?.into_iter().map(parse).collect()
     }
 
     /// All keys with that prefix, ascending, and their values.
@@ -403,6 +415,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::docker::attachment::Kept;
     use crate::ipam::address::{Cidr, Range};
 
     fn name(number: u64) -> PeerName {
@@ -467,7 +480,16 @@ mod tests {
             masquerade: false,
         }];
         store.save_exposed(&exposed).unwrap();
+        let attachment = Attachment {
+            addresses: vec![Kept::parse("net:10.32.0.9/12").unwrap()],
+            dns: true,
+            ..Attachment::default()
+        };
+        store.save_attachment("c1", Some(&attachment)).unwrap();
+        store.save_attachment("c2", Some(&attachment)).unwrap();
+        store.save_attachment("c2", None).unwrap();
         Stored {
+            attached: BTreeMap::from([("c1".to_owned(), attachment)]),
             exposed,
             identity: Some(identity),
             ipam: Some(state(3)),

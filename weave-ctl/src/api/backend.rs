@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
+use crate::docker::attachment::Attachment;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 
@@ -121,6 +122,18 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn expose(&self, cidr: Cidr, masquerade: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// `DELETE /expose/{ip}/{len}`: takes it away; not having it is fine.
     fn hide(&self, cidr: Cidr) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `PUT /attachment/{id}`: a container of Docker was attached, and is to be again after a restart.
+    fn attached(
+        &self,
+        id: String,
+        attachment: Attachment,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// `DELETE /attachment/{id}`: these addresses were taken from it.
+    fn detached(
+        &self,
+        id: String,
+        addrs: Vec<Address>,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Everything shown by `/status*`, `/report`, `/metrics`.
     fn report(&self, detail: Detail) -> impl Future<Output = Result<Report, BackendError>> + Send;
     /// May `/status` answer 200 yet?

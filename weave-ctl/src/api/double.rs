@@ -12,6 +12,7 @@ use super::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use super::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
+use crate::docker::attachment::{Attachment, Kept};
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 
@@ -298,6 +299,25 @@ impl Backend for Double {
 
     async fn hide(&self, cidr: Cidr) -> Result<(), BackendError> {
         self.call(format!("hide {cidr}"));
+        Ok(())
+    }
+
+    async fn attached(&self, id: String, attachment: Attachment) -> Result<(), BackendError> {
+        let addrs: Vec<String> = attachment.addresses.iter().map(Kept::text).collect();
+        let hosts = attachment.add_hosts.join(" ");
+        self.call(format!(
+            "attached {id} {} {} {} {} [{hosts}]",
+            addrs.join(" "),
+            attachment.multicast_route,
+            attachment.dns,
+            attachment.rewrite_hosts
+        ));
+        Ok(())
+    }
+
+    async fn detached(&self, id: String, addrs: Vec<Address>) -> Result<(), BackendError> {
+        let addrs: Vec<String> = addrs.iter().map(|a| Ipv4Addr::from(*a).to_string()).collect();
+        self.call(format!("detached {id} {}", addrs.join(" ")));
         Ok(())
     }
 

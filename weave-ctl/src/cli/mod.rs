@@ -10,7 +10,6 @@ mod dying;
 mod env;
 mod expose;
 mod failure;
-mod files;
 pub mod launch;
 pub mod lock;
 mod names;
@@ -20,6 +19,7 @@ mod plugin_v2;
 mod ps;
 mod query;
 mod reset;
+mod run;
 mod screen;
 mod standby;
 mod stop;
@@ -39,8 +39,7 @@ pub use failure::{Failure, Outcome};
 pub(crate) use standby::{end as end_standby, start as start_standby};
 
 /// Commands that went away with Weave Net 2.0.
-const REMOVED: [&str; 9] = [
-    "run",
+const REMOVED: [&str; 8] = [
     "start",
     "restart",
     "launch-plugin",
@@ -92,6 +91,7 @@ enum Command {
     Report(query::ReportArgs),
     Reset(reset::ResetArgs),
     Rmpeer(targets::RmpeerArgs),
+    Run(run::RunArgs),
     Status(query::StatusArgs),
     Stop(stop::StopArgs),
     Version(query::VersionArgs),
@@ -234,6 +234,7 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::DnsArgs(_) => block_on(dns_lookup::dns_args(context)),
         Command::Expose(options) => block_on(expose::expose(options, context)),
         Command::Hide(options) => block_on(expose::hide(options, context)),
+        Command::Run(options) => run::run(&options, context),
         Command::Ps(options) => block_on(ps::ps(options, context)),
         Command::Doctor(options) => block_on(doctor::doctor(&options, context)),
     }

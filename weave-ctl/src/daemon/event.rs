@@ -8,6 +8,7 @@ use crate::api::backend::{BackendError, Detail, OwnedList};
 use crate::api::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
+use crate::docker::attachment::Attachment;
 use crate::docker::events::ContainerEvent;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
@@ -166,6 +167,8 @@ pub enum Request {
     },
     /// Keep what is exposed over a restart.
     SaveExposed(Vec<Exposed>, Answer<()>),
+    /// Keep how a container was attached, or forget it.
+    SaveAttachment(String, Option<Box<Attachment>>, Answer<()>),
     /// Register a name.
     AddName {
         /// Container ID.

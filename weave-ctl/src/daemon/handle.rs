@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::attachments::Attachments;
 use super::event::{Answer, Event, Events, Request};
 use super::exposure::Exposure;
+use super::requests::is_docker_id;
 use crate::api::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use crate::api::report::Report;
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
 use crate::docker;
+use crate::docker::attachment::Attachment;
 use crate::ipam::address::{Address, Cidr};
 use crate::ipam::adopt::Adopted;
 use crate::ipam::operations::RequestId;
@@ -33,6 +36,7 @@ pub struct Handle {
     ready: Arc<AtomicBool>,
     docker: Option<Arc<str>>,
     exposure: Exposure,
+    attachments: Attachments,
     dns: Option<Arc<DnsFacts>>,
 }
 
@@ -61,6 +65,7 @@ impl Handle {
         port: u16,
         ready: Arc<AtomicBool>,
         exposure: Exposure,
+        attachments: Attachments,
     ) -> Self {
         Self {
             events,
@@ -70,6 +75,7 @@ impl Handle {
             ready,
             docker: None,
             exposure,
+            attachments,
             dns: None,
         }
     }
@@ -270,6 +276,18 @@ impl Backend for Handle {
 
     async fn hide(&self, cidr: Cidr) -> Result<(), BackendError> {
         self.exposure.hide(cidr, &self.events).await
+    }
+
+    async fn attached(&self, id: String, attachment: Attachment) -> Result<(), BackendError> {
+        if !is_docker_id(&id) || attachment.addresses.is_empty() {
+            let text = format!("not the full ID of a container of Docker, or no address: {id}");
+            return Err(BackendError::BadRequest(text));
+        }
+        self.attachments.remember(id, attachment).await
+    }
+
+    async fn detached(&self, id: String, addrs: Vec<Address>) -> Result<(), BackendError> {
+        self.attachments.detached(&id, &addrs).await
     }
 
     async fn report(&self, detail: Detail) -> Result<Report, BackendError> {

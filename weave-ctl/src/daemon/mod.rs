@@ -1,5 +1,6 @@
 //! The daemon: wires the pure cores to sockets, clocks, netlink and BPF maps.
 
+mod attachments;
 mod chores;
 mod connections;
 mod core;
@@ -9,6 +10,7 @@ mod exposure;
 mod gate;
 mod handle;
 mod host;
+mod keeper;
 mod logging;
 mod mtu;
 mod names;

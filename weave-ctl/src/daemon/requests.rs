@@ -151,6 +151,10 @@ impl Daemon {
                 let saved = self.store.save_exposed(&exposed);
                 send(answer, saved.map_err(|e| BackendError::Internal(e.to_string())));
             }
+            Request::SaveAttachment(id, attachment, answer) => {
+                let saved = self.store.save_attachment(&id, attachment.as_deref());
+                send(answer, saved.map_err(|e| BackendError::Internal(e.to_string())));
+            }
             Request::AddName {
                 id,
                 addr,

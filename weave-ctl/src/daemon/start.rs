@@ -13,12 +13,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::attachments::Attachments;
 use super::connections::{self, Secrecy};
 use super::core::{Daemon, Ending, OurChannels, Parts, unix_now};
 use super::event::{Event, Events};
 use super::exposure::Exposure;
 use super::handle::{Handle, resolve_all};
 use super::host;
+use super::keeper::{Inner as Keeping, Rules, Worker};
 use super::mtu::Mtu;
 use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
@@ -30,6 +32,8 @@ use crate::dns::names::Names;
 use crate::dns::server::Server;
 use crate::dns::zone::SharedZone;
 use crate::docker::events::ContainerEvent;
+use crate::docker::keeper::Keeper;
+use crate::docker::wait_folders::WaitFolders;
 use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
@@ -216,12 +220,14 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let exposure = expose_again(&options, &nl, &store, &saved.exposed, existing.as_ref()).await?;
+    let attachments = Attachments::restore(std::mem::take(&mut saved.attached), events.0.clone());
     let handle = Handle::new(
         events.0.clone(),
         default_subnet,
         options.port,
         ready.clone(),
         exposure,
+        attachments.clone(),
     )
     .with_docker(&options.docker_api)
     .with_dns(facts);
@@ -237,8 +243,16 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         ours.clone(),
         secrecy.clone(),
     ));
+    let keeper = Keeper::default();
     let plugin = super::plugin::Service::new(&options, &nl, &handle);
-    let following = follow_docker(&options, &events.0, &nl, &handle, plugin.as_ref());
+    let following = follow_docker(
+        &options,
+        &events.0,
+        &nl,
+        &handle,
+        (&keeper, attachments),
+        plugin.as_ref(),
+    );
     let servers = serve_http(listeners.http, &handle, &stopped);
     let channels = OurChannels {
         ipam,
@@ -364,24 +378,44 @@ async fn expose_again(
     Ok(Exposure::restore(nl.clone(), bridges, list).await)
 }
 
-/// Addresses and names of containers are given back when Docker says that they are gone. As soon as it is there, those
-/// that are attached get their names.
+/// Containers are attached when they start; their addresses and names are given back when Docker says that they are
+/// gone. As soon as Docker is there, those that are attached get their names.
 fn follow_docker(
     options: &LaunchOptions,
     events: &Events,
     nl: &Netlink,
     handle: &Handle,
+    (keeper, attachments): (&Keeper, Attachments),
     plugin: Option<&super::plugin::Service>,
 ) -> Option<JoinHandle<()>> {
     let follower = plugin.and_then(|plugin| plugin.follower.clone());
-    let has_names = handle.dns().is_some();
-    if options.docker_api.is_empty() || (options.ipam.is_none() && !has_names && follower.is_none()) {
+    if options.docker_api.is_empty() {
         return None;
     }
-    let (host, events) = (options.docker_api.clone(), events.clone());
+    // Also for containers of an earlier run.
+    if let Err(error) = WaitFolders::prepare(&options.paths.data_dir) {
+        tracing::warn!("containers cannot wait for their interface: {error}");
+    }
+    let has_names = handle.dns().is_some();
+    let (host, events, keeper) = (options.docker_api.clone(), events.clone(), keeper.clone());
     let (nl, bridge, handle) = (nl.clone(), options.bridge.clone(), handle.clone());
+    let worker = Worker::new(Keeping::new(
+        keeper.clone(),
+        host.clone(),
+        nl.clone(),
+        bridge.clone(),
+        handle.clone(),
+        events.clone(),
+        attachments,
+        Rules {
+            default_ipalloc: true,
+            rewrite_hosts: true,
+            multicast_route: true,
+            dns: true,
+        },
+    ));
     Some(tokio::spawn(async move {
-        docker::events::watch(&host, |event| {
+        docker::events::watch(&host, keeper.needed(), |event| {
             if has_names && matches!(event, ContainerEvent::Running { first: true, .. }) {
                 let (nl, bridge, docker) = (nl.clone(), bridge.clone(), host.clone());
                 tokio::spawn(names::repopulate(handle.clone(), nl, bridge, docker));
@@ -389,8 +423,12 @@ fn follow_docker(
             if let Some(follower) = &follower {
                 follower.told(&event);
             }
-            let events = events.clone();
-            async move { events.send(Event::Container(event)).await }
+            let (events, worker) = (events.clone(), worker.clone());
+            async move {
+                // The loop first: a container that is to get an address is alive again.
+                events.send(Event::Container(event.clone())).await;
+                worker.on_event(&event);
+            }
         })
         .await;
     }))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use super::client::{Failure, follow};
 use super::lookup::list_running_at;
@@ -51,13 +52,18 @@ struct Actor {
 }
 
 /// Follows the engine at `host` (`unix://…` or `tcp://…`) and never ends. `tell` may wait; the
-/// engine's events then wait in the socket.
-pub async fn watch<F: Future<Output = ()>>(host: &str, tell: impl FnMut(ContainerEvent) -> F) {
-    watch_with(host, FIRST_PAUSE, tell).await;
+/// engine's events then wait in the socket. `again` ends the pause before another try to connect.
+pub async fn watch<F: Future<Output = ()>>(
+    host: &str,
+    again: &Notify,
+    tell: impl FnMut(ContainerEvent) -> F,
+) {
+    watch_with(host, again, FIRST_PAUSE, tell).await;
 }
 
 async fn watch_with<F: Future<Output = ()>>(
     host: &str,
+    again: &Notify,
     first_pause: Duration,
     mut tell: impl FnMut(ContainerEvent) -> F,
 ) {
@@ -75,7 +81,8 @@ async fn watch_with<F: Future<Output = ()>>(
         if connected && start.elapsed() > LONGEST_PAUSE {
             pause = first_pause;
         }
-        tokio::time::sleep(pause).await;
+        // Cut short or not, it is the pause.
+        let _ = tokio::time::timeout(pause, again.notified()).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
@@ -193,7 +200,7 @@ mod tests {
         let host = format!("unix://{}", socket.display());
         let (sender, mut receiver) = mpsc::channel(16);
         let watching = tokio::spawn(async move {
-            watch_with(&host, Duration::from_millis(1), |event| {
+            watch_with(&host, &Notify::new(), Duration::from_millis(1), |event| {
                 let sender = sender.clone();
                 async move { sender.send(event).await.unwrap() }
             })

@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
+use hyper::Method;
 use serde::Deserialize;
 
-use super::client::{Failure, ask, default_host};
+use super::client::{Failure, ask, call, default_host};
 use crate::net::NetError;
 
 /// What Docker tells of a container.
@@ -31,9 +32,39 @@ pub struct DockerContainer {
     pub extra_hosts: Vec<String>,
     /// `--dns`.
     pub dns: Vec<String>,
+    /// `--network`, as Docker has noted it.
+    pub network_mode: String,
+    /// `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// The program that is run, with its first arguments.
+    pub entrypoint: Vec<String>,
+}
+
+/// What waits for the interface, as the first word of the entrypoint (control.md 4.4).
+pub const WAIT_PROGRAM: &str = "/w/w";
+
+/// Is a container alive?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, with this main process; 0 while Docker does not tell.
+    Runs(u32),
+    /// It has ended, and may be started again.
+    Ended,
+    /// There is no such container.
+    Gone,
+    /// Nobody can tell now.
+    Unknown,
 }
 
 impl DockerContainer {
+    /// Was it made through our proxy: does its command wait for the interface?
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.entrypoint
+            .first()
+            .is_some_and(|program| program == WAIT_PROGRAM)
+    }
+
     /// `Hostname.Domainname`, if it has a domain part (cli.md 4.8).
     #[must_use]
     pub fn fqdn(&self) -> Option<String> {
@@ -78,6 +109,16 @@ struct State {
 struct Config {
     hostname: String,
     domainname: String,
+    env: Option<Vec<String>>,
+    entrypoint: Option<Words>,
+}
+
+/// A command, as old images have it or as all others do.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// Both are `null` where nothing was given.
@@ -86,6 +127,7 @@ struct Config {
 struct HostConfig {
     extra_hosts: Option<Vec<String>>,
     dns: Option<Vec<String>>,
+    network_mode: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -116,10 +158,30 @@ pub async fn ask_default<T: serde::de::DeserializeOwned>(path: &str) -> Result<T
 /// Does Docker at that endpoint say that there is no such container, or that it does not run? An endpoint that
 /// gives no answer says nothing.
 pub async fn is_gone(host: &str, id: &str) -> bool {
+    matches!(life(host, id).await, Life::Ended | Life::Gone)
+}
+
+/// What Docker at that endpoint says of a container's life.
+pub async fn life(host: &str, id: &str) -> Life {
     match inspect(host, id).await {
-        Ok(found) => !found.state.running || found.state.restarting,
-        Err(Failure::Refused(_)) => true,
-        Err(Failure::Unreachable(_)) => false,
+        Ok(found) if found.state.running && !found.state.restarting => {
+            Life::Runs(u32::try_from(found.state.pid).unwrap_or_default())
+        }
+        Ok(_) => Life::Ended,
+        Err(Failure::Refused(_)) => Life::Gone,
+        Err(Failure::Unreachable(_)) => Life::Unknown,
+    }
+}
+
+/// Kills a container so that Docker's restart policy leaves it as it is.
+pub async fn kill(host: &str, id: &str) -> Result<(), NetError> {
+    match call(host, Method::POST, &format!("/containers/{id}/kill"), None).await {
+        Ok(()) => Ok(()),
+        Err(Failure::Refused(reason)) => Err(NetError::Inspect {
+            name: id.to_owned(),
+            reason,
+        }),
+        Err(Failure::Unreachable(reason)) => Err(unreachable(host, reason)),
     }
 }
 
@@ -148,7 +210,7 @@ pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer,
     let path = |t: String| Some(PathBuf::from(t)).filter(|p| p.is_absolute());
     Ok(DockerContainer {
         id: found.id,
-        running: found.state.running,
+        running: found.state.running && !found.state.restarting,
         pid: u32::try_from(found.state.pid).ok().filter(|pid| *pid != 0),
         hostname: text(found.config.hostname),
         domain: text(found.config.domainname),
@@ -156,12 +218,28 @@ pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer,
         resolv_conf: path(found.resolv_conf_path),
         extra_hosts: found.host_config.extra_hosts.unwrap_or_default(),
         dns: found.host_config.dns.unwrap_or_default(),
+        network_mode: found.host_config.network_mode.unwrap_or_default(),
+        env: found.config.env.unwrap_or_default(),
+        entrypoint: match found.config.entrypoint {
+            Some(Words::Several(words)) => words,
+            Some(Words::One(word)) => vec![word],
+            None => Vec::new(),
+        },
     })
 }
 
 /// The same at another endpoint.
 pub(super) async fn list_running_at(host: &str) -> Result<Vec<String>, NetError> {
-    let all: Vec<Listed> = ask(host, "/containers/json")
+    list(host, "/containers/json").await
+}
+
+/// Full IDs of all containers, also of those that do not run.
+pub async fn list_all_at(host: &str) -> Result<Vec<String>, NetError> {
+    list(host, "/containers/json?all=1").await
+}
+
+async fn list(host: &str, path: &str) -> Result<Vec<String>, NetError> {
+    let all: Vec<Listed> = ask(host, path)
         .await
         .map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| unreachable(host, reason))?;
     Ok(all.into_iter().map(|c| c.id).collect())
@@ -190,12 +268,13 @@ mod tests {
             let id = "0123456789abcdef".repeat(4);
             let answer = match name.as_str() {
                 "web" => json!({"Id": id, "State": {"Running": true, "Pid": 4711},
-                    "Config": {"Hostname": "web", "Domainname": "weave.local"},
+                    "Config": {"Hostname": "web", "Domainname": "weave.local", "Env": ["WEAVE_CIDR=none"],
+                        "Entrypoint": ["/w/w", "sh"]},
                     "HostConfig": {"NetworkMode": "bridge", "ExtraHosts": ["db:10.0.0.1"], "Dns": null},
                     "HostsPath": "/d/hosts", "ResolvConfPath": ""}),
                 "again" => json!({"Id": id, "State": {"Running": true, "Restarting": true, "Pid": 0}}),
                 "done" => json!({"Id": id, "State": {"Running": false, "Pid": 0},
-                    "Config": {"Hostname": "done", "Domainname": ""}}),
+                    "Config": {"Hostname": "done", "Domainname": "", "Env": null, "Entrypoint": "sh"}}),
                 _ => {
                     let text = json!({"message": format!("No such container: {name}")});
                     return (StatusCode::NOT_FOUND, Json(text)).into_response();
@@ -222,16 +301,22 @@ mod tests {
         let web = resolve_at(&host, "web").await.unwrap();
         assert_eq!(web.id.len(), 64);
         assert_eq!((web.running, web.pid), (true, Some(4711)));
+        assert!(web.waits());
         assert_eq!(web.hostname.as_deref(), Some("web"));
         assert_eq!(web.domain.as_deref(), Some("weave.local"));
         assert_eq!(web.fqdn().as_deref(), Some("web.weave.local"));
         assert_eq!((web.hosts_file, web.resolv_conf), (Some("/d/hosts".into()), None));
         assert_eq!(
+            (web.network_mode.as_str(), web.env),
+            ("bridge", vec!["WEAVE_CIDR=none".to_owned()])
+        );
+        assert_eq!(
             (web.extra_hosts, web.dns),
             (vec!["db:10.0.0.1".to_owned()], vec![])
         );
         let done = resolve_at(&host, "done").await.unwrap();
-        assert_eq!((done.running, done.pid, done.domain), (false, None, None));
+        assert_eq!((done.running, done.pid, &done.domain), (false, None, &None));
+        assert!(!done.waits() && done.entrypoint == ["sh"]);
         assert_eq!(list_running_at(&host).await.unwrap().len(), 2);
         for (name, gone) in [
             ("web", false),
@@ -241,6 +326,9 @@ mod tests {
             ("a/../b", true),
         ] {
             assert_eq!(is_gone(&host, name).await, gone, "{name}");
+            if name == "done" {
+                assert_eq!(life(&host, name).await, Life::Ended);
+            }
         }
         for (name, text) in [
             (

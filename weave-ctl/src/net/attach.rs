@@ -11,6 +11,7 @@ use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::bridge::{self, HOST_END, MAX_MTU};
+use super::container::Container;
 use super::identity::Identity;
 use super::link::{Link, check_name, tolerate};
 use super::netlink::Ask;
@@ -47,6 +48,26 @@ pub struct AttachRequest {
     pub hairpin: bool,
 }
 
+/// Name of the interface inside containers.
+pub const INTERFACE: &str = "ethwe";
+
+impl AttachRequest {
+    /// As all containers are attached but for those of CNI, with the bridge's MTU.
+    #[must_use]
+    pub fn new(container: &Container, addrs: &[Cidr], bridge: &str, multicast_route: bool) -> Self {
+        Self {
+            ns: container.ns.clone(),
+            id7: container.id7.clone(),
+            ifname: INTERFACE.to_owned(),
+            addrs: addrs.to_vec(),
+            mtu: 0,
+            bridge: bridge.to_owned(),
+            multicast_route,
+            hairpin: true,
+        }
+    }
+}
+
 /// An attached interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -70,6 +91,8 @@ pub async fn attach(nl: &Netlink, request: &AttachRequest) -> Result<Attached, N
         .await?
         .ok_or_else(|| NetError::NoBridge(request.bridge.clone()))?;
     bridge::check_kind(&bridge)?;
+    // Command and daemon may attach the same container at the same time.
+    let _lock = request.ns.lock().await;
     let guest = Netlink::open(&request.ns).await?;
     let created = guest.find_link(&request.ifname).await?.is_none();
     let host_end = format!("{HOST_END}{}", request.id7);
@@ -225,6 +248,7 @@ async fn add_multicast_route(guest: &Netlink, link: &Link) -> Result<(), NetErro
 /// Takes addresses from a container's interface, and the interface with the last one. Returns what
 /// was removed; addresses it does not have are skipped.
 pub async fn detach(nl: &Netlink, ns: &Netns, ifname: &str, addrs: &[Cidr]) -> Result<Vec<Cidr>, NetError> {
+    let _lock = ns.lock().await;
     let guest = Netlink::open(ns).await?;
     let link = guest.find_link(ifname).await?.ok_or(NetError::NotAttached)?;
     let (removed, left): (Vec<Cidr>, Vec<Cidr>) = guest

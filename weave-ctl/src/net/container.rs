@@ -34,7 +34,23 @@ pub async fn resolve(text: &str) -> Result<Container, NetError> {
     if let Some(pid) = text.strip_prefix("pid:") {
         return of_pid(text, pid);
     }
-    of_docker(text, docker::resolve(text).await?)
+    of_docker_here(text, docker::resolve(text).await?)
+}
+
+/// The same from what Docker has told; `text` is what the user calls it.
+///
+/// # Errors
+/// If it does not run, or not on this host.
+pub fn of_docker_here(text: &str, found: DockerContainer) -> Result<Container, NetError> {
+    let container = of_docker(text, found)?;
+    match container.pid {
+        // Asked after its namespace was opened: a number that means another process by now is noticed.
+        Some(pid) if !scan::is_of(pid, &container.id) => Err(NetError::Elsewhere {
+            name: text.to_owned(),
+            pid,
+        }),
+        _ => Ok(container),
+    }
 }
 
 fn of_docker(text: &str, found: DockerContainer) -> Result<Container, NetError> {

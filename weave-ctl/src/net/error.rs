@@ -92,6 +92,17 @@ pub enum NetError {
     /// It ended meanwhile (cli.md 4.8).
     #[error("Container {0} died")]
     Died(String),
+    /// The process that Docker tells of is another here.
+    #[error(
+        "container {name} is not on this host: process {pid} is not its own here; run weave on Docker's host, in its \
+         PID namespace (docker run --pid=host)"
+    )]
+    Elsewhere {
+        /// As given.
+        name: String,
+        /// Its process, as Docker tells.
+        pid: u32,
+    },
     /// The Docker daemon cannot be asked.
     #[error(
         "cannot reach Docker at {host}: {reason}; without Docker, name the container as netns:NAME, netns:/path or pid:N"

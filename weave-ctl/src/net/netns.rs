@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
@@ -25,6 +27,10 @@ pub struct NetnsId {
     /// Inode number, as in `net:[4026531840]`.
     pub ino: u64,
 }
+
+/// How long a lock is waited for, and how often it is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// An open network namespace. It lives at least as long as this handle.
 #[derive(Clone, Debug)]
@@ -138,6 +144,25 @@ impl Netns {
         .map_err(|e: io::Error| NetError::kernel("start a runtime in a network namespace", e))
     }
 
+    /// Waits until nobody else who asks for it works on the namespace, in this process or another. The lock ends with
+    /// what is returned. Who holds it for too long, or cannot be seen, is not waited for: a container can take the
+    /// lock as well.
+    pub async fn lock(&self) -> Option<Flock<File>> {
+        // Another opening of the same file: a lock belongs to that.
+        let mut file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()?;
+        let trying = async {
+            loop {
+                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(lock) => return Some(lock),
+                    Err((again, nix::errno::Errno::EWOULDBLOCK)) => file = again,
+                    Err(_) => return None,
+                }
+                tokio::time::sleep(LOCK_STEP).await;
+            }
+        };
+        tokio::time::timeout(LOCK_PATIENCE, trying).await.unwrap_or(None)
+    }
+
     /// Writes kernel settings, given as paths below `/proc/sys/`. A missing file is no error: IPv6
     /// may be off, and names come and go with kernel versions.
     pub async fn sysctl(&self, settings: Vec<(String, &'static str)>) -> Result<(), NetError> {
@@ -181,6 +206,18 @@ mod tests {
         assert_eq!(future, ns.id());
         assert_ne!(inside, before);
         assert_eq!(Netns::current().unwrap().id(), before);
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time() {
+        let Some(ns) = new_netns() else { return };
+        let first = ns.lock().await.unwrap();
+        let other = Netns::open(Path::new(&format!("/proc/self/fd/{}", ns.file.as_raw_fd()))).unwrap();
+        let second = tokio::spawn(async move { other.lock().await.is_some() });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        assert!(second.await.unwrap(), "given up instead of waited");
     }
 
     #[test]

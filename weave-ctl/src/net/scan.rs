@@ -94,6 +94,12 @@ fn runtime_id(pid: &str) -> Option<String> {
     id_in_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
 }
 
+/// Does the process belong to the container of that full ID? Numbers of processes that another PID namespace, or
+/// another machine, tells mean other processes here.
+pub(super) fn is_of(pid: u32, id: &str) -> bool {
+    runtime_id(&pid.to_string()).is_some_and(|of| of == id)
+}
+
 /// The last container ID in the text of `/proc/PID/cgroup`: `/docker/ID`,
 /// `/system.slice/docker-ID.scope`, `.../cri-containerd-ID.scope`.
 fn id_in_cgroup(text: &str) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The HTTP listeners of control.md 3.1: control, status, metrics; on TCP or a Unix socket.
 
+mod attachments;
 mod expose;
 mod guard;
 mod names;

@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post};
 use serde::Serialize;
 
 use super::params::Params;
-use super::{expose, names, reply};
+use super::{attachments, expose, names, reply};
 use crate::api::backend::{Backend, BackendError, Detail};
 use crate::api::status::Page;
 use crate::api::{metrics, template};
@@ -30,7 +30,8 @@ pub fn control_router<B: Backend>(backend: B) -> Router {
         .route("/forget", post(forget::<B>))
         .route("/peer", delete(depart::<B>))
         .route("/peer/{id}", delete(remove_peer::<B>))
-        .merge(expose::routes());
+        .merge(expose::routes())
+        .merge(attachments::routes());
     if backend.ipam_enabled() {
         router = router.merge(ipam_routes());
     }

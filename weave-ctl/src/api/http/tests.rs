@@ -126,6 +126,30 @@ async fn answers_are_the_originals() {
 }
 
 #[tokio::test]
+async fn what_is_remembered_of_attach() {
+    let double = double();
+    let server = server(control_router(double.clone())).await;
+    for (method, path, status) in [
+        (
+            "PUT",
+            "/attachment/c1?addr=net:10.32.0.1/12+10.2.0.1/24&dns=true&rewrite-hosts=false&add-host=db:10.0.0.7",
+            204,
+        ),
+        ("PUT", "/attachment/c1?addr=10.32.0.1", 400),
+        ("DELETE", "/attachment/c1?addr=10.2.0.1+10.2.0.2", 204),
+    ] {
+        assert_eq!(ask(&server, method, path, "", "").await.status, status, "{path}");
+    }
+    assert_eq!(
+        double.calls(),
+        [
+            "attached c1 net:10.32.0.1/12 10.2.0.1/24 false true false [db:10.0.0.7]",
+            "detached c1 10.2.0.1 10.2.0.2",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn names_by_container_address_and_name() {
     let double = double();
     let server = server(control_router(double.clone())).await;
