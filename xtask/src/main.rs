@@ -106,6 +106,8 @@ enum BenchInstead {
     Control(bench::control::Arguments),
     /// A scrape of the metrics of a peer that has many neighbours and knows many names
     Metrics(bench::metrics::Arguments),
+    /// Starts of containers with and without the proxy, and many at once
+    Docker(bench::docker::Arguments),
     /// WeaveDNS against dnsmasq: questions a second, latencies; table and target/bench-dns.json
     Dns(bench::dns::Arguments),
 }
@@ -134,6 +136,10 @@ fn main() -> ExitCode {
             instead: Some(BenchInstead::Dns(arguments)),
             ..
         } => bench::dns::run(&arguments),
+        Task::Bench {
+            instead: Some(BenchInstead::Docker(arguments)),
+            ..
+        } => bench::docker::run(&arguments),
         Task::Bench {
             rounds, quick, built, ..
         } => bench::run(rounds, quick, built),

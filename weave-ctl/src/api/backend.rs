@@ -86,6 +86,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn adopt(&self, peer: Option<String>) -> impl Future<Output = Result<Adopted, BackendError>> + Send;
     /// `GET /ipinfo/defaultsubnet`.
     fn default_subnet(&self) -> Option<Cidr>;
+    /// Where the Docker API proxy listens; `None`: it does not.
+    fn proxy_addresses(&self) -> Option<Vec<String>>;
     /// WeaveDNS; if `None`, its routes do not exist (404).
     fn dns(&self) -> Option<&DnsFacts>;
     /// `PUT /name/{id}/{ip}`. `check_alive`: taken back if Docker says that the container does not run.

@@ -226,6 +226,11 @@ impl Backend for Double {
         self.report.ipam.as_ref()?.default_subnet.parse().ok()
     }
 
+    fn proxy_addresses(&self) -> Option<Vec<String>> {
+        let proxy = self.report.proxy.as_ref();
+        proxy.map(|proxy| proxy.addresses.clone())
+    }
+
     fn dns(&self) -> Option<&DnsFacts> {
         self.dns.as_ref()
     }

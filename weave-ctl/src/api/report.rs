@@ -28,6 +28,9 @@ pub struct Report {
     /// WeaveDNS.
     #[serde(rename = "DNS", default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// The Docker API proxy, while it listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// Docker's network plugins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<Plugin>,
@@ -43,6 +46,15 @@ pub struct Report {
     /// Not in the original: the process itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+}
+
+/// The Docker API proxy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Proxy {
+    /// Where it listens, in the form of `DOCKER_HOST`.
+    #[serde(with = "nullable")]
+    pub addresses: Vec<String>,
 }
 
 /// Docker's network plugins.

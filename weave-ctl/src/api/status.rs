@@ -99,6 +99,11 @@ fn summary(report: &Report) -> String {
         line(&mut out, "TTL", &dns.ttl.to_string());
         line(&mut out, "Entries", &live.to_string());
     }
+    if let Some(proxy) = &report.proxy {
+        out.push('\n');
+        line(&mut out, "Service", "proxy");
+        line(&mut out, "Address", &list(&proxy.addresses));
+    }
     if let Some(plugin) = &report.plugin {
         out.push('\n');
         if plugin.config.enable_v2 {

@@ -26,6 +26,8 @@ pub struct Env {
     pub no_fastdp: bool,
     /// `DOCKER_HOST`.
     pub docker_host: Option<String>,
+    /// How the client reaches Docker.
+    pub docker: DockerEnv,
     /// `DNS_ADDRESS`: where WeaveDNS is, instead of where the daemon says.
     pub dns_address: Option<String>,
     /// `DNS_DOMAIN`: its domain, likewise.
@@ -51,6 +53,71 @@ pub struct Paths {
     pub run_dir: PathBuf,
     /// `WEAVE_BPF_DIR`: pinned programs and maps.
     pub bpf_dir: PathBuf,
+}
+
+/// How the client reaches Docker, for the proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DockerEnv {
+    /// `-H` in `DOCKER_CLIENT_ARGS`, `DOCKER_CLIENT_HOST` or `DOCKER_HOST`.
+    pub client: Option<String>,
+    /// `PROXY_HOST`: the host that proxy addresses name.
+    pub given_proxy_host: Option<String>,
+    /// `ORIG_DOCKER_HOST`: what `weave env` has replaced; may be empty.
+    pub original: Option<String>,
+    /// `DOCKER_CERT_PATH`, or `~/.docker`.
+    pub cert_dir: PathBuf,
+}
+
+impl DockerEnv {
+    fn from_lookup(lookup: &impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| lookup(name).filter(|v| !v.is_empty());
+        let words = set("DOCKER_CLIENT_ARGS").unwrap_or_default();
+        let client = given_host(&words)
+            .or_else(|| set("DOCKER_CLIENT_HOST"))
+            .or_else(|| set("DOCKER_HOST"));
+        let home = || PathBuf::from(set("HOME").unwrap_or_else(|| "/".to_owned())).join(".docker");
+        Self {
+            client,
+            given_proxy_host: set("PROXY_HOST"),
+            original: lookup("ORIG_DOCKER_HOST"),
+            cert_dir: set("DOCKER_CERT_PATH").map_or_else(home, PathBuf::from),
+        }
+    }
+
+    /// Does the client reach Docker over a Unix socket?
+    #[must_use]
+    pub fn client_is_local(&self) -> bool {
+        let client = self.client.as_deref().unwrap_or_default();
+        client.is_empty() || client.starts_with("unix://") || client.starts_with('/')
+    }
+
+    /// The host that a proxy which listens everywhere is reached at.
+    #[must_use]
+    pub fn proxy_host(&self) -> String {
+        let of_docker = || {
+            let client = self.client.as_deref().filter(|_| !self.client_is_local())?;
+            let address = client.split_once("://").map_or(client, |(_, address)| address);
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            Some(host.to_owned()).filter(|host| !host.is_empty())
+        };
+        let given = self.given_proxy_host.clone();
+        given.or_else(of_docker).unwrap_or_else(|| "127.0.0.1".to_owned())
+    }
+}
+
+/// `-H X`, `-H=X`, `-HX` or `--host` in the words for a Docker client.
+fn given_host(words: &str) -> Option<String> {
+    let mut words = words.split_whitespace();
+    while let Some(word) = words.next() {
+        if matches!(word, "-H" | "--host") {
+            return words.next().map(str::to_owned);
+        }
+        let attached = word.strip_prefix("--host=").or_else(|| word.strip_prefix("-H"));
+        if let Some(host) = attached {
+            return Some(host.strip_prefix('=').unwrap_or(host).to_owned());
+        }
+    }
+    None
 }
 
 impl Paths {
@@ -87,6 +154,7 @@ impl Env {
             password: Password::new(or(PASSWORD, "").into_bytes()),
             no_fastdp: set("WEAVE_NO_FASTDP").is_some(),
             docker_host: set("DOCKER_HOST"),
+            docker: DockerEnv::from_lookup(&lookup),
             dns_address: set("DNS_ADDRESS"),
             dns_domain: set("DNS_DOMAIN"),
             docker_bridge: or("DOCKER_BRIDGE", "docker0"),

@@ -16,6 +16,7 @@ mod names;
 mod owner;
 mod pages;
 mod plugin_v2;
+mod proxy_env;
 mod ps;
 mod query;
 mod reset;
@@ -51,11 +52,9 @@ const REMOVED: [&str; 8] = [
 ];
 
 /// Commands of parts that are still to come, and what to do instead.
-const LATER: [(&str, &str); 8] = [
+const LATER: [(&str, &str); 6] = [
     ("setup", "Nothing needs to be set up: run 'weave launch'."),
     ("setup-cni", "Containers are attached with 'weave attach'."),
-    ("env", "Containers are attached with 'weave attach'."),
-    ("config", "Containers are attached with 'weave attach'."),
     ("docker-bridge-ip", "Ask with 'ip address show docker0'."),
     ("bridge-type", "'weave status' tells what carries the traffic."),
     ("attach-bridge", "Connect bridges with 'ip link'."),
@@ -74,6 +73,7 @@ const LATER: [(&str, &str); 8] = [
 enum Command {
     Attach(attach::AttachArgs),
     Completion(pages::CompletionArgs),
+    Config(proxy_env::ConfigArgs),
     Connect(targets::ConnectArgs),
     Detach(attach::DetachArgs),
     DnsAdd(dns_add::DnsAddArgs),
@@ -81,6 +81,7 @@ enum Command {
     DnsLookup(dns_lookup::DnsLookupArgs),
     DnsRemove(dns_add::DnsRemoveArgs),
     Doctor(doctor::DoctorArgs),
+    Env(proxy_env::EnvArgs),
     Expose(expose::ExposeArgs),
     Forget(targets::ForgetArgs),
     Hide(expose::HideArgs),
@@ -222,6 +223,8 @@ fn dispatch(command: Command, context: &Context, args: &[String]) -> Outcome {
         Command::Reset(options) => block_on(reset::reset(&options, context)),
         Command::Status(options) => block_on(query::status(&options, context)),
         Command::Report(options) => block_on(query::report(&options, context)),
+        Command::Env(args) => block_on(proxy_env::env(args, context)),
+        Command::Config(_) => block_on(proxy_env::config(context)),
         Command::Connect(options) => block_on(targets::connect(options, context)),
         Command::Forget(options) => block_on(targets::forget(options, context)),
         Command::Prime(_) => block_on(targets::prime(context)),

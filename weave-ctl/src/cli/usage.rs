@@ -17,11 +17,21 @@ weave launch        [--password <pass> | --password-file <file>]
                       [--http-addr <endpoint>] [--status-addr <endpoint>]
                       [--metrics-addr <endpoint>] [--log-level <level>]
                       [--weave-bridge <name>] [--docker-api <endpoint>]
+                      [--proxy=<bool>] [-H <endpoint>] [--tls | --tlsverify]
+                      [--tlscacert <file>] [--tlscert <file>]
+                      [--tlskey <file>] [--no-detect-tls]
+                      [--hostname-from-label <label>]
+                      [--hostname-match <regexp>]
+                      [--hostname-replacement <text>] [--rewrite-inspect]
+                      [--no-default-ipalloc] [--no-rewrite-hosts]
+                      [--no-multicast-route] [--without-dns]
                       [--data-dir <path>] [--foreground] <peer> ...
 
 weave prime
 
-weave dns-args
+weave env           [--restore]
+      config
+      dns-args
 
 weave connect       [--replace] <peer> ...
       forget        <peer> ...
@@ -56,7 +66,7 @@ weave reset         [--force]
 where <peer>      = <address or name>[:<port>]
       <cidr>      = <address>/<length>
       <addr>      = [ip:]<cidr> | net:<cidr> | net:default
-      <endpoint>  = [<address>]:<port> | /path/to/socket, or both, with a comma
+      <endpoint>  = [tcp://][<address>]:<port> | [unix://]/path/to/socket
       <peer_id>   = <nickname> | <internal name>
       <mode>      = consensus[=<count>] | seed=<mac>,... | observer
       <container> = <name or ID> | netns:<name or path> | pid:<number>

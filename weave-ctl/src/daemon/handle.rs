@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 use super::attachments::Attachments;
 use super::event::{Answer, Event, Events, Request};
 use super::exposure::Exposure;
+use super::proxy::Addresses;
 use super::requests::is_docker_id;
 use crate::api::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
-use crate::api::report::Report;
+use crate::api::report::{Proxy, Report};
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
 use crate::docker;
@@ -38,6 +39,7 @@ pub struct Handle {
     exposure: Exposure,
     attachments: Attachments,
     dns: Option<Arc<DnsFacts>>,
+    proxy: Addresses,
 }
 
 /// Cancels a request whose client went away.
@@ -77,6 +79,7 @@ impl Handle {
             exposure,
             attachments,
             dns: None,
+            proxy: Addresses::default(),
         }
     }
 
@@ -92,6 +95,12 @@ impl Handle {
     pub fn with_dns(self, dns: Option<DnsFacts>) -> Self {
         let dns = dns.map(Arc::new);
         Self { dns, ..self }
+    }
+
+    /// Where the Docker API proxy listens.
+    #[must_use]
+    pub fn with_proxy(self, proxy: Addresses) -> Self {
+        Self { proxy, ..self }
     }
 
     /// A container that is gone gets no address.
@@ -292,7 +301,12 @@ impl Backend for Handle {
 
     async fn report(&self, detail: Detail) -> Result<Report, BackendError> {
         let asked = self.ask(|answer| Request::Report(detail, answer)).await;
-        asked.map(|report| *report)
+        let proxy = self.proxy_addresses().map(|addresses| Proxy { addresses });
+        asked.map(|report| Report { proxy, ..*report })
+    }
+
+    fn proxy_addresses(&self) -> Option<Vec<String>> {
+        self.proxy.get()
     }
 
     fn ready(&self) -> bool {

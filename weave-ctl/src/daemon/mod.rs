@@ -19,6 +19,7 @@ mod neighbours;
 mod overlays;
 mod paths;
 mod plugin;
+mod proxy;
 mod report;
 mod requests;
 mod saver;

@@ -56,6 +56,7 @@ impl Daemon {
             router: self.router(detail),
             ipam,
             dns: self.dns(detail),
+            proxy: None,
             plugin: self.plugin(),
             fast_datapath: Some(self.fast_datapath()),
             sleeve: Some(self.sleeve()),

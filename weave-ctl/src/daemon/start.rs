@@ -25,6 +25,7 @@ use super::mtu::Mtu;
 use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
+use super::proxy::{self, Addresses};
 use crate::api::backend::{Backend, DnsFacts};
 use crate::api::http::{Guard, Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
@@ -155,6 +156,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     let listeners = listen(&options).await?;
     let mut options = options;
     let plugin_sockets = super::plugin::listen(&mut options).await?;
+    let proxy = proxy::prepare(&options).await?;
     let mtu = match options.mtu {
         MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
         MtuOption::Auto => Mtu::auto(&nl, &options.bridge, options.password.is_some()).await?,
@@ -220,6 +222,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let exposure = expose_again(&options, &nl, &store, &saved.exposed, existing.as_ref()).await?;
+    let addresses = Addresses::default();
     let attachments = Attachments::restore(std::mem::take(&mut saved.attached), events.0.clone());
     let handle = Handle::new(
         events.0.clone(),
@@ -230,7 +233,8 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         attachments.clone(),
     )
     .with_docker(&options.docker_api)
-    .with_dns(facts);
+    .with_dns(facts.clone())
+    .with_proxy(addresses.clone());
 
     let (stop, stopped) = watch::channel(None);
     let secrecy = Arc::new(Secrecy {
@@ -254,6 +258,18 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         plugin.as_ref(),
     );
     let servers = serve_http(listeners.http, &handle, &stopped);
+    let proxy = match proxy {
+        Some(proxy) => {
+            let around = proxy::Surroundings {
+                keeper,
+                nl: nl.clone(),
+                dns: facts,
+                addresses,
+            };
+            Some(proxy.start(&options, around, stopped.clone())?)
+        }
+        None => None,
+    };
     let channels = OurChannels {
         ipam,
         talk: Talk::default(),
@@ -314,7 +330,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             running.await
         }
     };
-    for server in servers {
+    for server in servers.into_iter().chain(proxy) {
         let _ = server.await;
     }
     if let Some(plugin) = plugin {
@@ -408,10 +424,10 @@ fn follow_docker(
         events.clone(),
         attachments,
         Rules {
-            default_ipalloc: true,
-            rewrite_hosts: true,
-            multicast_route: true,
-            dns: true,
+            default_ipalloc: options.proxy.default_ipalloc,
+            rewrite_hosts: options.proxy.rewrite_hosts,
+            multicast_route: options.proxy.multicast_route,
+            dns: options.proxy.dns,
         },
     ));
     Some(tokio::spawn(async move {

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod dns;
+pub mod docker;
 mod measure;
 mod memory;
 pub mod metrics;

@@ -30,6 +30,7 @@ pub fn control_router<B: Backend>(backend: B) -> Router {
         .route("/forget", post(forget::<B>))
         .route("/peer", delete(depart::<B>))
         .route("/peer/{id}", delete(remove_peer::<B>))
+        .route("/proxyaddrs", get(proxy_addresses::<B>))
         .merge(expose::routes())
         .merge(attachments::routes());
     if backend.ipam_enabled() {
@@ -164,6 +165,13 @@ async fn owned<B: Backend>(State(backend): State<B>) -> Answer {
         Ok(json) => reply::body(StatusCode::OK, reply::JSON, format!("{json}\n")),
         Err(e) => internal(e),
     })
+}
+
+async fn proxy_addresses<B: Backend>(State(backend): State<B>) -> Response {
+    match backend.proxy_addresses() {
+        Some(addresses) => reply::text(addresses.iter().map(|a| format!("{a}\n")).collect::<String>()),
+        None => reply::not_found().await,
+    }
 }
 
 async fn free<B: Backend>(State(backend): State<B>, Path((id, ip)): Path<(String, String)>) -> Answer {

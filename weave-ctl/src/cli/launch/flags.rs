@@ -125,6 +125,8 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "PATH")]
     pub(super) data_dir: Option<std::path::PathBuf>,
     #[command(flatten)]
+    pub(super) proxy: super::proxy::ProxyArgs,
+    #[command(flatten)]
     pub(super) plugin: super::plugin::PluginArgs,
     /// Be the daemon instead of starting one
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]

@@ -7,6 +7,7 @@ mod options;
 mod other_flags;
 mod password;
 mod plugin;
+mod proxy;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -17,4 +18,5 @@ pub(super) use flags::{flag_error, normalised};
 pub use options::{DEFAULT_RANGE, IpamOptions, LaunchOptions, Mtu};
 pub(super) use other_flags::{find, with_other_flags};
 pub use plugin::{PluginOptions, driver_name};
+pub use proxy::{ProxyOptions, Run};
 pub(super) use start::launch;

@@ -7,6 +7,7 @@ use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
 use super::plugin::PluginOptions;
+use super::proxy::{ProxyOptions, docker_daemons};
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
 use crate::ipam::address::Cidr;
@@ -64,6 +65,8 @@ pub struct LaunchOptions {
     pub plugin: Option<PluginOptions>,
     /// Docker's bridge.
     pub docker_bridge: String,
+    /// The Docker API proxy, and how its containers are attached.
+    pub proxy: ProxyOptions,
     /// Control interface; empty: none.
     pub http_addr: String,
     /// Read-only interface; empty: none.
@@ -140,6 +143,18 @@ impl LaunchOptions {
             2 => 2,
             _ => return Err(fatal("--min-protocol-version must be in range [1,2]")),
         };
+        let docker_api = args
+            .docker_api
+            .clone()
+            .or_else(|| env.docker_host.clone())
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+        let proxy = ProxyOptions::new(
+            &args.proxy,
+            &docker_api,
+            &env.docker,
+            &env.paths.run_dir,
+            docker_daemons,
+        )?;
         let password = password::choose(&args, env)?;
         if let Some(why) = &args.other.refused {
             return Err(fatal(why));
@@ -154,8 +169,6 @@ impl LaunchOptions {
         if let Some(dir) = &args.data_dir {
             paths.data_dir = absolute(dir);
         }
-        let docker_api = args.docker_api.clone().or_else(|| env.docker_host.clone());
-        let docker_api = docker_api.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         Ok(Self {
             name,
             nickname: args.nickname.clone().unwrap_or_else(host_name),
@@ -182,6 +195,7 @@ impl LaunchOptions {
             dns: DnsOptions::new(&args)?,
             plugin: PluginOptions::new(&args.plugin, &docker_api, env),
             docker_api,
+            proxy,
             docker_bridge: args
                 .docker_bridge
                 .clone()

@@ -2,7 +2,7 @@
 //!
 //! What asks for something that we cannot do is refused; what makes no difference is only noted.
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 
 use super::flags::boolean;
 
@@ -25,7 +25,6 @@ enum Then {
 use Takes::{Boolean, Value};
 use Then::{Note, Refuse};
 
-const NO_PROXY: Then = Note("this version has no Docker API proxy");
 const NO_DISCOVERY: Then = Note("there is no discovery service any more");
 const HERE: Then = Note("weave runs on the host itself");
 
@@ -49,28 +48,21 @@ const FLAGS: &[(&str, Takes, Then)] = &[
         Refuse("network policies are not available in this version"),
     ),
     ("host-root", Value, HERE),
-    ("hostname-from-label", Value, NO_PROXY),
-    ("hostname-match", Value, NO_PROXY),
-    ("hostname-replacement", Value, NO_PROXY),
     (
         "no-bridged-fastdp",
         Boolean,
         Note("the fast path always comes with a bridge"),
     ),
-    ("no-default-ipalloc", Boolean, NO_PROXY),
-    ("no-detect-tls", Boolean, NO_PROXY),
     (
         "no-masq-local",
         Boolean,
         Note("nothing is masqueraded in this version; this comes with 'expose'"),
     ),
-    ("no-multicast-route", Boolean, Note("give it to 'weave attach'")),
     (
         "no-restart",
         Boolean,
         Note("whoever starts the daemon restarts it"),
     ),
-    ("no-rewrite-hosts", Boolean, NO_PROXY),
     ("peer-discovery-url", Value, NO_DISCOVERY),
     (
         "pkt-debug",
@@ -80,22 +72,10 @@ const FLAGS: &[(&str, Takes, Then)] = &[
     ("proc-path", Value, HERE),
     ("profile", Value, Note("use perf")),
     (
-        "proxy",
-        Boolean,
-        Refuse("the Docker API proxy is not available in this version"),
-    ),
-    ("rewrite-inspect", Boolean, NO_PROXY),
-    ("tls", Boolean, NO_PROXY),
-    ("tlscacert", Value, NO_PROXY),
-    ("tlscert", Value, NO_PROXY),
-    ("tlskey", Value, NO_PROXY),
-    ("tlsverify", Boolean, NO_PROXY),
-    (
         "token",
         Value,
         Refuse("there is no discovery service any more; name the peers instead"),
     ),
-    ("without-dns", Boolean, NO_PROXY),
 ];
 
 /// What was found on the command line.
@@ -122,8 +102,7 @@ pub fn with_other_flags(command: Command) -> Command {
                 .value_parser(boolean),
         }
     });
-    let endpoints = Arg::new("H").short('H').hide(true).action(ArgAction::Append);
-    command.args(others).arg(endpoints).args_override_self(true)
+    command.args(others).args_override_self(true)
 }
 
 /// Looks for the flags in what was parsed.
@@ -141,11 +120,6 @@ pub fn find(matches: &clap::ArgMatches) -> Found {
                 .push(format!("WARNING: --{name} has no effect: {why}.")),
             _ => {}
         }
-    }
-    if matches.contains_id("H") {
-        found
-            .notes
-            .push("WARNING: -H has no effect: this version has no Docker API proxy.".to_owned());
     }
     found
 }

@@ -46,7 +46,10 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
         return Err(Failure::new(1, format!("cannot start the daemon: {error}")));
     }
     if !detached {
-        notes.iter().for_each(|line| note(line));
+        notes
+            .iter()
+            .chain(&options.proxy.notes)
+            .for_each(|line| note(line));
         options.password.as_ref().and_then(password::weakness).map(note);
     }
     await_predecessor(&options.paths.run_dir);

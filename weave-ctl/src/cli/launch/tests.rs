@@ -390,7 +390,7 @@ fn trusted_subnets_and_no_fastdp() {
 
 #[test]
 fn flags_of_other_parts() {
-    for text in ["--proxy", "--awsvpc", "--expect-npc", "--token x"] {
+    for text in ["--awsvpc", "--expect-npc", "--token x"] {
         let failure = options_with(text, &[]).err().unwrap_or_else(|| panic!("{text}"));
         let flag = text.split([' ', '=']).next().unwrap_or_default();
         assert!(
@@ -404,12 +404,7 @@ fn flags_of_other_parts() {
             .unwrap_or_else(|e| panic!("{text}: {e:?}"))
     };
     assert_eq!(notes("--plugin=false --proxy=false --awsvpc=false"), [""; 0]);
-    assert_eq!(
-        notes("--hostname-match x a"),
-        ["WARNING: --hostname-match has no effect: this version has no Docker API proxy."]
-    );
     assert_eq!(notes("--datapath datapath --no-restart").len(), 2);
-    assert_eq!(notes("-H tcp://0.0.0.0:1 -H=unix:///x --tlsverify").len(), 2);
 }
 
 #[test]

@@ -1,0 +1,651 @@
+//! The Docker API proxy in front of a real engine (control.md 4.2 to 4.8; cli.md 8.5).
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weave_tests::engine::{Engine, folder};
+use weave_tests::lab::{Host, Lab, Plan, netns};
+use weave_tests::process::{self, Background, LIMIT, Output, wait_for};
+
+/// Docker's bridge, where WeaveDNS listens.
+const GATEWAY: &str = "172.17.0.1";
+/// A container that stays.
+const SLEEP: [&str; 3] = ["box", "sleep", "100000"];
+
+/// An engine, and the proxy in front of it.
+struct World<'a> {
+    engine: Engine<'a>,
+    host: &'a Host,
+}
+
+impl<'a> World<'a> {
+    fn start(host: &'a Host) -> Result<Self> {
+        for args in [
+            "link add docker0 address 02:42:ac:11:00:01 type bridge",
+            "address add 172.17.0.1/16 dev docker0",
+            "link set docker0 up",
+        ] {
+            let mut all = vec!["-n", host.netns()];
+            all.extend(args.split(' '));
+            netns::ip(&all)?;
+        }
+        let engine = Engine::start_on(host, "docker0")?;
+        Ok(Self { engine, host })
+    }
+
+    fn launch(&self, args: &[&str]) -> Result<()> {
+        let listen = format!("--dns-listen-address={GATEWAY}:53");
+        let all = [&[listen.as_str(), "--resolv-conf=/dev/null"], args].concat();
+        self.engine.launch(&all)
+    }
+
+    /// Stops the daemon, and its sockets are gone.
+    fn stop(&self) -> Result<()> {
+        self.engine.weave(&["stop"])?.ok()?;
+        ensure!(!self.socket().exists(), "the proxy's socket stays");
+        Ok(())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.host.run_dir().join("weave.sock")
+    }
+
+    fn files(&self) -> Result<PathBuf> {
+        folder(self.host)
+    }
+
+    /// `docker ARGS…` through the proxy.
+    fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.host.command("docker")?;
+        command
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            // The builder that needs nothing but the engine.
+            .env("DOCKER_BUILDKIT", "0")
+            .args(args);
+        Ok(command)
+    }
+
+    fn docker(&self, args: &[&str]) -> Result<Output> {
+        process::run(&mut self.command(args)?, LIMIT)
+    }
+
+    /// The same with something at its standard input.
+    fn with_input(&self, args: &[&str], input: &str) -> Result<Output> {
+        let file = self.files()?.join("input");
+        fs::write(&file, input)?;
+        let mut command = self.host.command("sh")?;
+        command
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            .args(["-c", r#"exec docker "$@" < "$0""#])
+            .arg(file)
+            .args(args);
+        process::run(&mut command, LIMIT)
+    }
+
+    /// What a container prints that runs `args` of the image `box`.
+    fn run(&self, options: &[&str], args: &[&str]) -> Result<String> {
+        self.docker(&[&["run", "--rm"], options, &["box"], args].concat())?
+            .ok()
+    }
+
+    fn run_detached(&self, name: &str, options: &[&str]) -> Result<()> {
+        let all = [&["run", "--detach", "--name", name], options, &SLEEP].concat();
+        self.docker(&all)?.ok().map(drop)
+    }
+
+    fn inspect(&self, name: &str, format: &str) -> Result<String> {
+        let shown = self.docker(&["inspect", "--format", format, name])?.ok()?;
+        Ok(shown.trim().to_owned())
+    }
+
+    /// The container's addresses, with prefix lengths, in order.
+    fn cidrs(&self, name: &str) -> Result<Vec<String>> {
+        let line = self.engine.weave(&["ps", name])?.ok()?;
+        Ok(line.split_whitespace().skip(2).map(str::to_owned).collect())
+    }
+
+    /// A request as it is written, through the proxy; the answer until the connection is closed.
+    fn raw(&self, request: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(request.as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// A request with a JSON body; the answer's status and body.
+    fn post(&self, path: &str, body: &str) -> Result<(u16, String)> {
+        let length = body.len();
+        let answer = self.raw(&format!(
+            "POST {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
+             {body}"
+        ))?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?;
+        Ok((status.parse()?, body.to_owned()))
+    }
+}
+
+const INTERFACE: [&str; 7] = ["ip", "-4", "-o", "address", "show", "dev", "ethwe"];
+
+/// Where the proxy says it is.
+fn addresses(world: &World<'_>) -> Result<()> {
+    let engine = &world.engine;
+    let address = format!("unix://{}", world.socket().display());
+    let status = engine.weave(&["status"])?.ok()?;
+    ensure!(
+        status.contains(&format!("Service: proxy\n        Address: {address}\n")),
+        "{status}"
+    );
+    let report = engine
+        .weave(&["report", "-f", "{{range .Proxy.Addresses}}{{.}} {{end}}"])?
+        .ok()?;
+    ensure!(report == format!("{address} "), "{report}");
+    let env = engine.weave(&["env"])?.ok()?;
+    let docker = world.files()?.join("docker.sock");
+    ensure!(
+        env == format!(
+            "export DOCKER_HOST={address} ORIG_DOCKER_HOST=unix://{}\n",
+            docker.display()
+        ),
+        "{env}"
+    );
+    ensure!(engine.weave(&["config"])?.ok()? == format!("-H={address}\n"));
+    let (ours, dockers) = (fs::metadata(world.socket())?, fs::metadata(docker)?);
+    ensure!(ours.permissions().mode() == dockers.permissions().mode() && ours.gid() == dockers.gid());
+    world.docker(&["version"])?.ok().map(drop)
+}
+
+/// The interface is there before the command begins, and the address is told.
+fn attached(world: &World<'_>) -> Result<()> {
+    let shown = world.run(&[], &INTERFACE)?;
+    ensure!(shown.contains(" inet 10.32."), "{shown}");
+    world.run_detached("c1", &[])?;
+    let cidrs = world.cidrs("c1")?;
+    let told = world.inspect(
+        "c1",
+        "{{.NetworkSettings.IPAddress}}/{{.NetworkSettings.IPPrefixLen}}",
+    )?;
+    ensure!([told.clone()] == cidrs[..], "{told} {cidrs:?}");
+    let mac = world.inspect("c1", "{{.NetworkSettings.MacAddress}}")?;
+    let line = world.engine.weave(&["ps", "c1"])?.ok()?;
+    ensure!(line.split(' ').nth(1) == Some(mac.as_str()), "{mac} {line}");
+    // As anybody, and its hosts file has the address.
+    let address = |cidr: &str| cidr.split('/').next().unwrap_or_default().to_owned();
+    let shown = world.run(&["--user", "4711"], &["busybox", "hostname", "-i"])?;
+    ensure!(shown.trim().starts_with("10.32."), "{shown}");
+    let shown = world.docker(&["exec", "c1", "busybox", "hostname", "-i"])?.ok()?;
+    ensure!(shown.trim() == address(&told), "{shown}");
+
+    // One mount more, which nobody can write to.
+    let volumes = ["--detach", "--name", "mounts", "-v", "/a", "-v", "/b"];
+    world.docker(&[&["run"], &volumes[..], &SLEEP].concat())?.ok()?;
+    ensure!(world.inspect("mounts", "{{len .Mounts}}")? == "3");
+    let message = world
+        .docker(&["exec", "mounts", "busybox", "touch", "/w/w"])?
+        .fails_with(1)?;
+    ensure!(message.contains("Read-only file system"), "{message}");
+    // What is executed in somebody else's container does not wait.
+    world.engine.run("foreign", "none")?;
+    world.docker(&["exec", "foreign", "busybox", "true"])?.ok()?;
+    let restarted = world.docker(&["restart", "--time", "0", "c1"])?;
+    restarted.ok()?;
+    ensure!(world.cidrs("c1")? == cidrs, "another address after a restart");
+    Ok(())
+}
+
+/// Entrypoints and commands of requests and images, and the words of errors.
+fn commands(world: &World<'_>) -> Result<()> {
+    let message = world.docker(&["create", "box"])?.fails_with(1)?;
+    ensure!(
+        message == "Error response from daemon: No command specified\n",
+        "{message}"
+    );
+    let message = world.docker(&["run", "--rm", "box", "nope"])?.fails_with(1)?;
+    ensure!(
+        message.contains("exec: \"nope\": executable file not found in $PATH"),
+        "{message}"
+    );
+    // A client pulls what is not there; here it has nowhere to pull it from.
+    let message = world
+        .docker(&["run", "--rm", "127.0.0.1:1/nope"])?
+        .fails_with(125)?;
+    ensure!(
+        message.contains("Unable to find image '127.0.0.1:1/nope:latest' locally"),
+        "{message}"
+    );
+
+    let context = world.files()?.join("context");
+    fs::create_dir_all(&context)?;
+    fs::write(context.join("large"), "x".repeat(300_000))?;
+    let dockerfile = "FROM box\nCOPY large /large\nRUN busybox wc -c /large\n\
+                      ENTRYPOINT [\"busybox\", \"echo\", \"entry\"]\nCMD [\"cmd\"]\n";
+    fs::write(context.join("Dockerfile"), dockerfile)?;
+    let built = world
+        .docker(&["build", "--tag", "both", &context.display().to_string()])?
+        .ok()?;
+    ensure!(built.contains("300000 /large"), "{built}");
+    let echo = ["--entrypoint", "busybox", "both", "echo", "given"];
+    for (args, printed) in [
+        (&["both"][..], "entry cmd\n"),
+        (&["both", "x", "y"], "entry x y\n"),
+        (&echo, "given\n"),
+    ] {
+        let got = world.docker(&[&["run", "--rm"], args].concat())?.ok()?;
+        ensure!(got == printed, "{args:?}: {got}");
+    }
+    // A committed container starts as it did, with one helper only.
+    world.docker(&["create", "--name", "first", "both"])?.ok()?;
+    world.docker(&["commit", "first", "again"])?.ok()?;
+    ensure!(world.docker(&["run", "--rm", "again"])?.ok()? == "entry cmd\n");
+    world.docker(&["create", "--name", "second", "again"])?.ok()?;
+    ensure!(world.inspect("second", "{{.Config.Entrypoint}}")? == "[/w/w busybox echo entry]");
+
+    // Without a version, and with numbers that are no floating-point ones.
+    let (status, body) = world.post(
+        "/containers/create?name=raw",
+        r#"{"Image":"both","HostConfig":{"Memory":67108865,"Unknown":9007199254740993}}"#,
+    )?;
+    ensure!(status == 201, "{status} {body}");
+    ensure!(
+        world.inspect("raw", "{{.HostConfig.Memory}} {{.Config.Entrypoint}}")?
+            == "67108865 [/w/w busybox echo entry]"
+    );
+    let (status, body) = world.post("/v1.41/containers/nope/start", "")?;
+    ensure!(
+        (status, body.as_str()) == (404, "No such container: nope\n"),
+        "{status} {body}"
+    );
+    Ok(())
+}
+
+/// Which containers are attached, and with what.
+fn choices(world: &World<'_>) -> Result<()> {
+    let none = ["busybox", "sh", "-c", "! ip link show ethwe 2>/dev/null"];
+    world.run(&["--network", "host"], &none)?;
+    world.run(&["--env", "WEAVE_CIDR=none"], &none)?;
+    world.run(&["--network", "container:c1"], &INTERFACE)?;
+    for (name, network, cidr, expected) in [
+        ("w1", "none", "10.48.9.1/24", &["10.48.9.1/24"][..]),
+        (
+            "w2",
+            "bridge",
+            "net:10.32.7.0/24 ip:10.49.1.1/16",
+            &["10.32.7.", "10.49.1.1/16"],
+        ),
+        ("w3", "default", "", &["10.32."]),
+    ] {
+        let variable = format!("WEAVE_CIDR={cidr}");
+        world.run_detached(name, &["--network", network, "--env", &variable])?;
+        let cidrs = world.cidrs(name)?;
+        let fits = cidrs.len() == expected.len()
+            && cidrs
+                .iter()
+                .zip(expected)
+                .all(|(cidr, start)| cidr.starts_with(start));
+        ensure!(fits, "{cidr:?} gives {cidrs:?}");
+    }
+    let all = [
+        &["run", "--detach", "--name", "bad", "--env", "WEAVE_CIDR=10.1.1.1"],
+        &SLEEP[..],
+    ]
+    .concat();
+    let message = world.docker(&all)?.fails_with(125)?;
+    let reason = "Error response from daemon: for \"10.1.1.1\": invalid CIDR address: 10.1.1.1";
+    ensure!(message.contains(reason), "{message}");
+    wait_for("the container that was not attached to be killed", LIMIT, || {
+        Ok((world.inspect("bad", "{{.State.Running}}")? == "false").then_some(()))
+    })
+}
+
+/// Names, and how they are found.
+fn names(world: &World<'_>) -> Result<()> {
+    world.run_detached("ant", &["--add-host", "old:10.0.0.8"])?;
+    world.run_detached("bee", &["--label", "hostname=labelled"])?;
+    ensure!(world.inspect("ant", "{{.Config.Hostname}}.{{.Config.Domainname}}")? == "ant.weave.local");
+    ensure!(world.inspect("bee", "{{.Config.Hostname}}")? == "labelled");
+    ensure!(
+        world.inspect("ant", "{{.HostConfig.Dns}} {{.HostConfig.DnsSearch}}")? == format!("[{GATEWAY}] [.]")
+    );
+    for (from, name) in [("bee", "ant"), ("ant", "labelled.weave.local")] {
+        wait_for(&format!("{name} in {from}"), LIMIT, || {
+            let asked = world.docker(&["exec", from, "ping", "-c", "1", "-W", "1", name])?;
+            asked.ok().map(Some)
+        })?;
+    }
+    let hosts = world
+        .docker(&["exec", "ant", "busybox", "cat", "/etc/hosts"])?
+        .ok()?;
+    ensure!(
+        hosts.contains("ant.weave.local ant\n") && hosts.contains("10.0.0.8         old\n"),
+        "{hosts}"
+    );
+    Ok(())
+}
+
+/// Everything that is not one question and one answer.
+fn streams(world: &World<'_>) -> Result<()> {
+    // The end of the input ends `cat`, not the connection.
+    let input = "0123456789abcdef".repeat(20_000);
+    let exec = [
+        "exec",
+        "--interactive",
+        "c1",
+        "busybox",
+        "sh",
+        "-c",
+        "busybox cat; echo end",
+    ];
+    let output = world.with_input(&exec, &input)?.ok()?;
+    ensure!(
+        output == format!("{input}end\n"),
+        "{} bytes come back",
+        output.len()
+    );
+    let run = ["run", "--rm", "--interactive", "box", "busybox", "wc", "-c"];
+    let output = world.with_input(&run, &input)?.ok()?;
+    ensure!(output.trim() == input.len().to_string(), "{output}");
+    let script = ["busybox", "sh", "-c", "busybox cat; exit 3"];
+    let run = [&["run", "--interactive", "--name", "status", "box"], &script[..]].concat();
+    world.with_input(&run, "x")?.fails_with(3)?;
+
+    // As old clients have it: no upgrade, and what they say comes right after the head.
+    let exec = r#"{"AttachStdin":true,"AttachStdout":true,"Cmd":["busybox","cat"]}"#;
+    let (status, body) = world.post("/v1.41/containers/c1/exec", exec)?;
+    ensure!(status == 201, "{body}");
+    let id = body.split('"').nth(3).context("no exec ID")?;
+    let answer = world.raw(&format!(
+        "POST /v1.41/exec/{id}/start HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
+         Content-Length: 28\r\n\r\n{{\"Detach\":false,\"Tty\":false}}hello"
+    ))?;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n";
+    ensure!(
+        answer.starts_with(head) && !answer.contains("hunked") && answer.ends_with("\u{5}hello"),
+        "{answer:?}"
+    );
+
+    // A chunk of more than 64 KiB.
+    let script = ["busybox", "sh", "-c", "busybox seq 1 60000"];
+    world
+        .docker(&[&["run", "--name", "much", "box"], &script[..]].concat())?
+        .ok()?;
+    let logs = world.docker(&["logs", "much"])?.ok()?;
+    ensure!(logs.ends_with("\n60000\n") && logs.lines().count() == 60_000);
+    let files = world.files()?;
+    let (saved, copied) = (files.join("saved.tar"), files.join("copied"));
+    world
+        .docker(&["save", "--output", &saved.display().to_string(), "box"])?
+        .ok()?;
+    ensure!(fs::metadata(&saved)?.len() > 500_000);
+    world
+        .docker(&["load", "--input", &saved.display().to_string()])?
+        .ok()?;
+    let large = files.join("context/large");
+    world
+        .docker(&["cp", &large.display().to_string(), "c1:/copied"])?
+        .ok()?;
+    world
+        .docker(&["cp", "c1:/copied", &copied.display().to_string()])?
+        .ok()?;
+    ensure!(
+        fs::read(&copied)? == fs::read(&large)?,
+        "a file came back changed"
+    );
+
+    // What goes on for ever is passed on at once.
+    let events = Background::start(&mut world.command(&["events", "--filter", "event=create"])?)?;
+    wait_for("an event", LIMIT, || {
+        world.run(
+            &["--network", "none", "--env", "WEAVE_CIDR=none"],
+            &["busybox", "true"],
+        )?;
+        Ok(events.printed()?.contains("container create").then_some(()))
+    })?;
+    let script = "echo ready; while [ ! -e /go ]; do busybox usleep 20000; done; echo gone";
+    let ticker = [
+        "run", "--detach", "--name", "ticker", "box", "busybox", "sh", "-c", script,
+    ];
+    world.docker(&ticker)?.ok()?;
+    let logs = Background::start(&mut world.command(&["logs", "--follow", "ticker"])?)?;
+    wait_for("the first line", LIMIT, || {
+        Ok((logs.printed()? == "ready\n").then_some(()))
+    })?;
+    world
+        .docker(&["exec", "ticker", "busybox", "touch", "/go"])?
+        .ok()?;
+    wait_for("the last line", LIMIT, || {
+        Ok((logs.printed()? == "ready\ngone\n").then_some(()))
+    })?;
+    // It ends with the container.
+    let follow = world.docker(&["logs", "--follow", "ticker"])?.ok()?;
+    ensure!(follow == "ready\ngone\n", "{follow}");
+    Ok(())
+}
+
+/// Host configurations in requests that start, as old versions of the API have them.
+fn old_starts(world: &World<'_>) -> Result<()> {
+    let create = |name: &str, extra: &str| -> Result<()> {
+        let body = format!(r#"{{"Image":"box","Cmd":["sleep","100000"]{extra}}}"#);
+        let (status, text) = world.post(&format!("/v1.21/containers/create?name={name}"), &body)?;
+        ensure!(status == 201, "{status} {text}");
+        Ok(())
+    };
+    for (name, body, attached) in [
+        ("old-empty", "", true),
+        ("old-null", "null", true),
+        ("old-nothing", "{}", true),
+        ("old-config", r#"{"HostConfig":{}}"#, true),
+        ("old-dns", r#"{"Dns":["192.0.2.53"]}"#, true),
+        ("old-host", r#"{"HostConfig":{"NetworkMode":"host"}}"#, false),
+        ("old-shared", r#"{"NetworkMode":"container:c1"}"#, false),
+    ] {
+        create(name, "")?;
+        let (status, text) = world.post(&format!("/v1.21/containers/{name}/start"), body)?;
+        ensure!(status == 204, "{name}: {status} {text}");
+        let exec = ["exec", name, "busybox", "true"];
+        world.engine.docker(&exec)?.ok()?;
+        let mode = world.inspect(name, "{{.HostConfig.NetworkMode}}")?;
+        ensure!(attached == (mode == "default"), "{name}: {mode}");
+        if attached {
+            ensure!(world.cidrs(name)?.len() == 1, "{name} is not attached");
+        }
+    }
+    let servers = world.inspect("old-dns", "{{.HostConfig.Dns}}")?;
+    ensure!(servers == format!("[192.0.2.53 {GATEWAY}]"), "{servers}");
+    Ok(())
+}
+
+/// Certificates for `--tlsverify`.
+const CERTIFICATES: &str = r#"
+cd "$1" && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem
+for name in server client; do
+    openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name-key.pem -out $name.csr
+    printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=%sAuth\n' $name > $name.ext
+    openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile $name.ext \
+        -out $name.pem
+done 2>/dev/null
+"#;
+
+/// TLS over TCP, a link to the socket, and everything switched off that can be.
+fn other_options(world: &World<'_>) -> Result<()> {
+    let tls = world.files()?.join("tls");
+    fs::create_dir_all(&tls)?;
+    world
+        .host
+        .exec(&["sh", "-c", CERTIFICATES, "sh", &tls.display().to_string()])?
+        .ok()?;
+    let file = |name: &str| tls.join(name).display().to_string();
+    let link = tls.join("link.sock");
+    let options = [
+        "-H=tcp://0.0.0.0:12375".to_owned(),
+        format!("-H=unix://{}", link.display()),
+        "--tlsverify".to_owned(),
+        format!("--tlscacert={}", file("ca.pem")),
+        format!("--tlscert={}", file("server.pem")),
+        format!("--tlskey={}", file("server-key.pem")),
+        "--no-default-ipalloc".to_owned(),
+        "--without-dns".to_owned(),
+        "--no-rewrite-hosts".to_owned(),
+        "--no-multicast-route".to_owned(),
+    ];
+    world.launch(&options.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let status = world.engine.weave(&["status"])?.ok()?;
+    let shown = format!(
+        "Address: tcp://0.0.0.0:12375, unix://{}, unix://{}\n",
+        link.display(),
+        world.socket().display()
+    );
+    ensure!(status.contains(&shown), "{status}");
+    ensure!(world.engine.weave(&["config"])?.ok()? == "-H=tcp://127.0.0.1:12375\n");
+
+    let docker = |certificate: bool, args: &[&str]| {
+        let mut all = vec!["docker".to_owned(), "-H=tcp://127.0.0.1:12375".to_owned()];
+        if certificate {
+            let options = [
+                ("cacert", "ca.pem"),
+                ("cert", "client.pem"),
+                ("key", "client-key.pem"),
+            ];
+            all.push("--tlsverify".to_owned());
+            all.extend(options.map(|(option, name)| format!("--tls{option}={}", file(name))));
+        }
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        world
+            .host
+            .exec(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    ensure!(!docker(false, &["version"])?.success(), "without TLS");
+    ensure!(
+        !docker(false, &["--tls", "version"])?.success(),
+        "without a certificate"
+    );
+    docker(true, &["version"])?.ok()?;
+    let plain = [
+        "run",
+        "--rm",
+        "box",
+        "busybox",
+        "sh",
+        "-c",
+        "! ip link show ethwe 2>/dev/null",
+    ];
+    docker(true, &plain)?.ok()?;
+    let script = "ip -o -4 address show dev ethwe; ip route; busybox cat /etc/hosts /etc/resolv.conf";
+    let asked = [
+        "run",
+        "--rm",
+        "--name=quiet",
+        "--env=WEAVE_CIDR=",
+        "box",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    let shown = docker(true, &asked)?.ok()?;
+    ensure!(shown.contains(" inet 10.32."), "{shown}");
+    let nameserver = format!("nameserver {GATEWAY}\n");
+    for unwanted in ["224.0.0.0", "Weave", &nameserver, "quiet"] {
+        ensure!(!shown.contains(unwanted), "{unwanted} in {shown}");
+    }
+    let through = world
+        .host
+        .exec(&["docker", &format!("-H=unix://{}", link.display()), "version"])?;
+    through.ok()?;
+    world.stop()?;
+    ensure!(fs::symlink_metadata(&link).is_err(), "the link stays");
+    Ok(())
+}
+
+/// What keeps a proxy that was asked for from starting.
+fn refusals(world: &World<'_>) -> Result<()> {
+    let fails = |args: &[&str], text: &str| -> Result<()> {
+        let message = world.engine.weave(&[&["launch"], args].concat())?.fails_with(1)?;
+        ensure!(message.contains(text), "{args:?}: {message}");
+        ensure!(!world.socket().exists());
+        Ok(())
+    };
+    fails(
+        &["-H", "foo://bar"],
+        "FATA: Invalid protocol format: \"foo://bar\"",
+    )?;
+    fails(
+        &["-H", "unix://relative"],
+        "When launching the proxy, unix sockets must be specified as an absolute path.",
+    )?;
+    fails(
+        &["--hostname-match", "("],
+        "FATA: Could not start proxy: Incorrect hostname match '('",
+    )?;
+    fails(
+        &["-H=:12376", "--tlsverify", "--tlscacert=/nope"],
+        "Could not configure tls for proxy: Couldn't read CA certificate: ",
+    )?;
+    fails(
+        &["-H=tcp://192.0.2.1:1", "--no-detect-tls"],
+        "Cannot listen on tcp://192.0.2.1:1: ",
+    )?;
+    fails(
+        &["--proxy", "--docker-api=unix:///nope.sock"],
+        "Could not start proxy: ",
+    )
+}
+
+#[test]
+fn containers_through_the_proxy() {
+    Plan::mesh(1).test("proxy", |lab: &Lab| {
+        let world = World::start(lab.host(1)?)?;
+        ensure!(world.engine.weave(&["env"])?.stdout.is_empty(), "nothing runs");
+        world.launch(&["--rewrite-inspect", "--hostname-from-label=hostname"])?;
+        addresses(&world)?;
+        attached(&world)?;
+        commands(&world)?;
+        choices(&world)?;
+        names(&world)?;
+        streams(&world)?;
+        old_starts(&world)?;
+        world.stop()?;
+        refusals(&world)?;
+        other_options(&world)
+    });
+}
+
+/// Without Docker the daemon starts all the same, and the proxy comes with Docker.
+#[test]
+fn docker_comes_later() {
+    Plan::mesh(1).test("proxylate", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let mut engine = Engine::prepare(host, "none")?;
+        engine.launch(&[])?;
+        let socket = host.run_dir().join("weave.sock");
+        ensure!(!socket.exists());
+        ensure!(engine.weave(&["config"])?.fails_with(1)?.is_empty());
+        engine.start_dockerd()?;
+        wait_for("the proxy", Duration::from_secs(90), || {
+            Ok(socket.exists().then_some(()))
+        })?;
+        let through = |args: &[&str]| {
+            let option = format!("-H=unix://{}", socket.display());
+            host.exec(&[&["docker", option.as_str()], args].concat())
+        };
+        through(&["version"])?.ok()?;
+        // It goes away, and comes back.
+        engine.stop_dockerd()?;
+        let message = through(&["version"])?.fails_with(1)?;
+        ensure!(message.contains("Could not connect to target"), "{message}");
+        engine.start_dockerd()?;
+        through(&["version"])?.ok()?;
+        engine.weave(&["stop"])?.ok()?;
+        ensure!(!Path::new(&socket).exists());
+        Ok(())
+    });
+}

@@ -1,0 +1,251 @@
+//! The Docker API proxy of the daemon: when it starts, and what it is told of the host (control.md 4.2).
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::core::Ending;
+use crate::api::backend::DnsFacts;
+use crate::cli::launch::{LaunchOptions, Run};
+use crate::docker::keeper::Keeper;
+use crate::docker::proxy::{Dns, Endpoint, Inherited, Listening, Proxy, Seen, Settings, acceptor};
+use crate::docker::wait_folders::WaitFolders;
+use crate::net::{Netlink, Netns, bridge, mac_text, ps};
+
+/// How long Docker may take to say that it is there, before we go on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries while Docker is away.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where the proxy listens; `None` while it does not. Clones share it.
+#[derive(Clone, Default)]
+pub struct Addresses(Arc<Mutex<Option<Vec<String>>>>);
+
+impl Addresses {
+    /// As they are now.
+    #[must_use]
+    pub fn get(&self) -> Option<Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, addresses: Option<Vec<String>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+}
+
+/// A proxy that could be started, before anything else is made.
+pub(super) struct Prepared {
+    endpoint: Endpoint,
+    folders: WaitFolders,
+    tls: Option<TlsAcceptor>,
+    /// `None`: Docker is not there yet.
+    listening: Option<Listening>,
+}
+
+/// What the proxy needs of the running daemon.
+pub(super) struct Surroundings {
+    pub(super) keeper: Keeper,
+    pub(super) nl: Netlink,
+    pub(super) dns: Option<DnsFacts>,
+    pub(super) addresses: Addresses,
+}
+
+/// Tries what can fail. `None`: no proxy.
+pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Prepared>> {
+    let asked = match options.proxy.run {
+        Run::Off => return Ok(None),
+        Run::IfPossible => false,
+        Run::Asked => true,
+    };
+    let tls = options.proxy.tls.as_ref().map(acceptor).transpose()?;
+    let Some(endpoint) = Endpoint::parse(&options.docker_api) else {
+        let why = format!("{} is no unix:// or tcp:// address", options.docker_api);
+        if asked {
+            bail!("Could not start proxy: {why}");
+        }
+        tracing::warn!("no Docker API proxy: {why}");
+        return Ok(None);
+    };
+    let folders = match WaitFolders::prepare(&options.paths.data_dir) {
+        Ok(folders) => folders,
+        Err(error) if asked => {
+            bail!("Could not start proxy: Could not find the weavewait volume: {error}")
+        }
+        Err(error) => {
+            tracing::warn!("no Docker API proxy: {error}");
+            return Ok(None);
+        }
+    };
+    let listening = match is_there(&endpoint).await {
+        Ok(()) => match listen(options, &endpoint).await {
+            Ok(listening) => Some(listening),
+            Err(error) if asked => return Err(error),
+            Err(_) => None,
+        },
+        Err(why) if asked => bail!(
+            "Could not start proxy: no Docker at {}: {why}",
+            options.docker_api
+        ),
+        Err(_) => None,
+    };
+    Ok(Some(Prepared {
+        endpoint,
+        folders,
+        tls,
+        listening,
+    }))
+}
+
+async fn is_there(endpoint: &Endpoint) -> Result<(), String> {
+    match tokio::time::timeout(PATIENCE, endpoint.is_there()).await {
+        Ok(answered) => answered.map_err(|e| e.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+async fn listen(options: &LaunchOptions, endpoint: &Endpoint) -> anyhow::Result<Listening> {
+    let places = &options.proxy.places;
+    let listening = Listening::at(places, inherited()?, &options.paths.run_dir, endpoint).await?;
+    for address in &listening.addresses {
+        tracing::info!("proxy listening on {address}");
+    }
+    Ok(listening)
+}
+
+/// Sockets of the service manager. They are duplicated: a daemon that starts anew needs them again.
+fn inherited() -> anyhow::Result<Vec<Inherited>> {
+    let passed = sd_notify::listen_fds_with_names().context("sockets of the service manager")?;
+    passed
+        .map(|(number, name)| {
+            // SAFETY: the service manager says that this number is an open descriptor, and nobody here closes it.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            Ok(Inherited {
+                name,
+                number,
+                fd: fd.try_clone_to_owned()?,
+            })
+        })
+        .collect()
+}
+
+impl Prepared {
+    /// Serves until the daemon stops; as soon as Docker is there.
+    pub(super) fn start(
+        self,
+        options: &LaunchOptions,
+        around: Surroundings,
+        mut stopped: watch::Receiver<Option<Ending>>,
+    ) -> anyhow::Result<JoinHandle<()>> {
+        let addresses = around.addresses.clone();
+        let listening = self.listening;
+        if let Some(listening) = &listening {
+            addresses.set(Some(listening.addresses.clone()));
+        }
+        let (endpoint, tls) = (self.endpoint.clone(), self.tls);
+        let proxy = Arc::new(proxy(options, self.endpoint, self.folders, around)?);
+        let options = options.clone();
+        Ok(tokio::spawn(async move {
+            let stop = async move { drop(stopped.wait_for(Option::is_some).await) };
+            let mut stop = std::pin::pin!(stop);
+            let listening = match listening {
+                Some(listening) => listening,
+                None => tokio::select! {
+                    () = &mut stop => return,
+                    listening = wait(&options, &endpoint) => listening,
+                },
+            };
+            addresses.set(Some(listening.addresses.clone()));
+            proxy.serve(listening, tls, stop).await;
+            addresses.set(None);
+        }))
+    }
+}
+
+/// Waits until Docker is there, and until we can listen.
+async fn wait(options: &LaunchOptions, endpoint: &Endpoint) -> Listening {
+    let (mut pause, mut told) = (FIRST_PAUSE, None);
+    loop {
+        let why = match is_there(endpoint).await {
+            Ok(()) => match listen(options, endpoint).await {
+                Ok(listening) => return listening,
+                Err(error) => anyhow!("{error:#}"),
+            },
+            Err(why) => anyhow!("no Docker at {}: {why}", options.docker_api),
+        };
+        let why = why.to_string();
+        if told.as_ref() != Some(&why) {
+            tracing::info!("no Docker API proxy yet, trying again from time to time: {why}");
+            told = Some(why);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn proxy(
+    options: &LaunchOptions,
+    docker: Endpoint,
+    folders: WaitFolders,
+    around: Surroundings,
+) -> anyhow::Result<Proxy> {
+    let (given, nl, weave) = (&options.proxy, around.nl, options.bridge.clone());
+    let dns = around.dns.filter(|_| given.dns);
+    let settings = Settings {
+        default_ipalloc: given.default_ipalloc,
+        multicast: given.multicast_route,
+        dns: dns.as_ref().map(|facts| Dns {
+            address: None,
+            domain: facts.domain.clone(),
+        }),
+        hostname: given.hostname_rules()?,
+        folders,
+        rewrite_inspect: given.rewrite_inspect,
+    };
+    let server = dns.and_then(|facts| facts.address).map(|address| address.ip());
+    let anywhere = options.dns.as_ref().is_some_and(|dns| dns.listen.is_some());
+    let docker_bridge = options.docker_bridge.clone();
+    let (names_nl, names_bridge) = (nl.clone(), weave.clone());
+    Ok(Proxy {
+        docker,
+        settings,
+        keeper: around.keeper,
+        nameserver: Box::new(move || {
+            let bridge = if anywhere {
+                docker_bridge.clone()
+            } else {
+                names_bridge.clone()
+            };
+            Box::pin(reachable(names_nl.clone(), bridge, server))
+        }),
+        look: Box::new(move |pid| Box::pin(look(nl.clone(), weave.clone(), pid)) as BoxFuture<'_, _>),
+    })
+}
+
+/// Where containers can ask WeaveDNS. If it listens everywhere: at an address of this bridge.
+async fn reachable(nl: Netlink, bridge: String, server: Option<IpAddr>) -> Option<IpAddr> {
+    let server = server.filter(|server| !server.is_loopback())?;
+    if !server.is_unspecified() {
+        return Some(server);
+    }
+    let (_, addresses) = bridge::exposed(&nl, &bridge).await.ok()?;
+    addresses.first().map(|cidr| IpAddr::V4(cidr.addr.into()))
+}
+
+async fn look(nl: Netlink, bridge: String, pid: u32) -> Option<Seen> {
+    let ns = Netns::of_pid(pid).ok()?;
+    let interface = ps::attached(&nl, &bridge, &ns).await.ok()?.into_iter().next()?;
+    let cidr = interface.cidrs.first()?;
+    Some(Seen {
+        mac: mac_text(interface.mac),
+        address: std::net::Ipv4Addr::from(cidr.addr).to_string(),
+        prefix_len: cidr.prefix_len,
+    })
+}

@@ -1,0 +1,139 @@
+//! `cargo xtask bench docker`: how long containers take to start with and without the proxy, and many starts at once.
+//!
+//! The peer is the same engine without the proxy. Both take turns.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use weave_tests::engine::Engine;
+use weave_tests::lab::{Host, Plan, netns};
+use weave_tests::process::{self, LIMIT, Output};
+
+use super::report::spread;
+use crate::released::build_and_rerun;
+use crate::shell::{became_root, heading};
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Starts of each kind, one after the other
+    #[arg(long, default_value_t = 20)]
+    pub runs: usize,
+    /// Starts at once
+    #[arg(long, default_value_t = 100)]
+    pub parallel: usize,
+    #[arg(long, hide = true)]
+    pub built: bool,
+}
+
+/// Measures and prints.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if !arguments.built {
+        return build_and_rerun();
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if became_root(&args)? {
+        return Ok(());
+    }
+    println!("{}", super::machine()?);
+    let lab = super::paths::released(Plan::mesh(1)).build("bench-docker")?;
+    let host = lab.host(1)?;
+    for words in [
+        "link add docker0 address 02:42:ac:11:00:01 type bridge",
+        "address add 172.17.0.1/16 dev docker0",
+        "link set docker0 up",
+    ] {
+        let mut all = vec!["-n", host.netns()];
+        all.extend(words.split(' '));
+        netns::ip(&all)?;
+    }
+    let engine = Engine::start_on(host, "docker0")?;
+    let dns = ["--dns-listen-address=172.17.0.1:53", "--resolv-conf=/dev/null"];
+    engine.launch(&[&dns[..], &["--ipalloc-init=consensus=1"]].concat())?;
+
+    heading("docker run --rm busybox true");
+    let kinds = [
+        ("Docker alone", false, "bridge"),
+        ("with the proxy", true, "bridge"),
+        ("Docker alone, --net=none", false, "none"),
+        ("with the proxy, --net=none", true, "none"),
+    ];
+    let mut times = vec![Vec::new(); kinds.len()];
+    // The first of each fills caches.
+    for round in 0..=arguments.runs {
+        for ((_, proxy, network), times) in kinds.iter().zip(&mut times) {
+            let start = Instant::now();
+            let words = ["run", "--rm", "--network", network, "box", "busybox", "true"];
+            docker(host, *proxy, &words)?.ok()?;
+            if round > 0 {
+                times.push(start.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
+    }
+    for ((name, ..), times) in kinds.iter().zip(times) {
+        let times = spread(times);
+        println!(
+            "{name:<28} {:6.0} ms [{:.0}, {:.0}]",
+            times.median, times.min, times.max
+        );
+    }
+
+    heading(&format!("{} starts at once", arguments.parallel));
+    for (name, proxy) in [("Docker alone", false), ("with the proxy", true)] {
+        let start = Instant::now();
+        let names = at_once(host, proxy, arguments.parallel)?;
+        let seconds = start.elapsed().as_secs_f64();
+        if proxy {
+            let text = engine.weave(&["ps"])?.ok()?;
+            let addresses: BTreeSet<&str> = text.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+            let attached = addresses
+                .iter()
+                .filter(|address| address.starts_with("10."))
+                .count();
+            ensure!(
+                attached == names.len(),
+                "{attached} addresses for {} containers",
+                names.len()
+            );
+        }
+        println!("{name:<28} {seconds:6.1} s, none lost");
+        let mut remove = vec!["rm", "--force"];
+        remove.extend(names.iter().map(String::as_str));
+        docker(host, false, &remove)?.ok()?;
+    }
+    lab.remove()
+}
+
+fn docker(host: &Host, proxy: bool, args: &[&str]) -> Result<Output> {
+    let mut command = host.command("docker")?;
+    if proxy {
+        let socket = host.run_dir().join("weave.sock");
+        command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    }
+    process::run(command.args(args), 5 * LIMIT)
+}
+
+/// Starts so many containers from as many clients; their names.
+fn at_once(host: &Host, proxy: bool, count: usize) -> Result<Vec<String>> {
+    let failed = AtomicUsize::new(0);
+    let start = &|number: usize| -> Result<String> {
+        let name = format!("many-{proxy}-{number}");
+        let words = ["run", "--detach", "--name", &name, "box", "sleep", "100000"];
+        docker(host, proxy, &words)?.ok().inspect_err(|_| {
+            failed.fetch_add(1, Ordering::Relaxed);
+        })?;
+        Ok(name)
+    };
+    let names: Result<Vec<String>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..count)
+            .map(|number| scope.spawn(move || start(number)))
+            .collect();
+        running
+            .into_iter()
+            .map(|start| start.join().map_err(|_| anyhow!("a start panicked"))?)
+            .collect()
+    });
+    names.with_context(|| format!("{} of {count} failed", failed.load(Ordering::Relaxed)))
+}
