@@ -218,6 +218,29 @@ fn short_lives(engine: &Engine<'_>, held: &Held<'_>, host: &Host) -> Result<()> 
     })
 }
 
+/// `weave run` is `docker run`, with the address there first.
+fn runs(engine: &Engine<'_>) -> Result<()> {
+    let none = ["--network", "none"];
+    let run = |before: &[&str], after: &[&str]| engine.weave(&[&["run"][..], before, &none, after].concat());
+    let show = ["--rm", "box", "ip", "-4", "-o", "address", "show", "dev", "ethwe"];
+    let shown = run(&[], &show)?.ok()?;
+    ensure!(
+        shown.contains(" inet 10.32."),
+        "no address at the start: {shown:?}"
+    );
+    run(&[], &["--rm", "box", "sh", "-c", "exit 7"])?.fails_with(7)?;
+    run(&[], &["--rm", "no-such-image"])?.fails_with(125)?;
+    let id = run(
+        &["10.32.77.7/12"],
+        &["-d", "--name", "c1", "box", "sleep", "100000"],
+    )?
+    .ok()?;
+    ensure!(id.trim().len() == 64, "run -d printed {id:?}");
+    let cidr = address(engine, "c1")?;
+    ensure!(cidr.as_deref() == Some("10.32.77.7/12"), "{cidr:?}");
+    engine.docker(&["rm", "--force", "c1"])?.ok().map(drop)
+}
+
 #[test]
 fn containers_live_with_their_addresses() {
     Plan::mesh(1).test("dockerlife", |lab: &Lab| {
@@ -231,6 +254,7 @@ fn containers_live_with_their_addresses() {
             other_ways(&engine, host)?;
             restarts(&engine, &held)?;
             dynamic(&engine)?;
+            runs(&engine)?;
             short_lives(&engine, &held, host)?;
         }
         let cidr = address(&engine, "keep")?.context("keep has no address")?;
