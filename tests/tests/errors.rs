@@ -190,9 +190,9 @@ fn usage() {
         ensure!(help.success() && help.stderr.contains("Usage:"), "{help}");
         host.weave(&["attach"])?.fails_with(1)?;
         host.weave(&["status", "weather"])?.fails_with(1)?;
-        let removed = host.weave(&["run", "image"])?.fails_with(1)?;
+        let removed = host.weave(&["start", "image"])?.fails_with(1)?;
         ensure!(
-            removed.contains("The 'weave run' command has been removed as of Weave Net version 2.0"),
+            removed.contains("The 'weave start' command has been removed as of Weave Net version 2.0"),
             "{removed}"
         );
         Ok(())
