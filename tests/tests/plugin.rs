@@ -278,3 +278,50 @@ fn docker_waits_for_a_daemon_that_comes_back() {
         Ok(())
     });
 }
+
+/// The same without systemd: somebody stands in for the daemon.
+#[test]
+fn docker_while_the_daemon_is_away() {
+    Plan::mesh(1).test("pluginstandby", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let mut engine = Engine::start(host)?;
+        launch(&[&engine], &[])?;
+        for name in ["first", "second"] {
+            engine.run(name, "weave")?;
+        }
+        let first = address(&engine, "first", "weave")?;
+        host.kill_daemon()?;
+
+        // What ends is ended, what begins is refused, and nothing waits.
+        engine.docker(&["network", "inspect", "weave"])?.ok()?;
+        engine.docker(&["rm", "--force", "first"])?.ok()?;
+        let refused = engine
+            .docker(&["run", "--net=weave", "box", "true"])?
+            .fails_with(125)?;
+        ensure!(
+            refused.contains("weave is not running on this host; start it with 'weave launch'"),
+            "{refused}"
+        );
+        engine.stop_dockerd()?;
+        engine.start_dockerd()?;
+        let log = engine.log()?;
+        ensure!(!log.contains("Unable to connect to plugin"), "{log}");
+
+        // What was given back meanwhile is free, and all goes on.
+        launch(&[&engine], &[])?;
+        ensure!(
+            !engine.owned()?.contains(&format!("{first}/")),
+            "{}",
+            engine.owned()?
+        );
+        engine.docker(&["start", "second"])?.ok()?;
+        engine.weave(&["stop"])?.ok()?;
+        engine.docker(&["rm", "--force", "second"])?.ok()?;
+        launch(&[&engine], &[])?;
+        ensure!(!engine.owned()?.contains("/12"), "{}", engine.owned()?);
+        engine.weave(&["stop"])?.ok()?;
+        let left = std::fs::read_dir(folder(host)?.join("plugins"))?.count();
+        ensure!(left == 0, "sockets are left");
+        Ok(())
+    });
+}

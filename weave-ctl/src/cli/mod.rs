@@ -22,6 +22,7 @@ mod query;
 mod reset;
 mod run;
 mod screen;
+mod standby;
 mod stop;
 mod targets;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use env::{Env, Paths};
 pub use failure::{Failure, Outcome};
+pub(crate) use standby::{end as end_standby, start as start_standby};
 
 /// Commands that went away with Weave Net 2.0.
 const REMOVED: [&str; 8] = [
@@ -130,6 +132,7 @@ fn run(args: &[String], env: Env) -> Outcome {
         None => return Err(Failure::usage("")),
         Some("help" | "--help" | "-h") => return Err(Failure::new(0, usage::TEXT)),
         Some("--version") => return query::version(&context),
+        Some(standby::COMMAND) => return standby::run(args),
         Some(plugin_v2::COMMAND) => return plugin_v2::launch(),
         Some(name) if REMOVED.contains(&name) => return Err(removed(name)),
         Some(name) => {

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::lock::Lock;
-use super::{Context, Failure, Outcome, Paths, need_root, note, stop};
+use super::{Context, Failure, Outcome, Paths, end_standby, need_root, note, stop};
 use crate::docker::wait_folders::WaitFolders;
 use crate::net::{Netlink, bridge, expose};
 use crate::overlay::fastdp::attach;
 
+/// Where Docker finds our plugins.
+const PLUGIN_SOCKETS: [&str; 2] = ["weave.sock", "weavemesh.sock"];
 /// Time for the heir to learn of its inheritance.
 const HANDOVER: Duration = Duration::from_millis(500);
 /// Time for an orderly end.
@@ -38,7 +40,14 @@ pub(super) async fn reset(args: &ResetArgs, context: &Context) -> Outcome {
     if running && context.env.client().ask("DELETE", "/peer", &[]).await.is_ok() {
         tokio::time::sleep(HANDOVER).await;
     }
+    if running {
+        stop::remove_network(context).await;
+    }
     stop::stop_daemon(&paths.run_dir, GRACE).await?;
+    end_standby(&paths.run_dir);
+    for socket in PLUGIN_SOCKETS {
+        report(remove(&context.env.plugin_dir.join(socket)));
+    }
     // Nobody may launch while we remove.
     let lock = Lock::acquire(&paths.run_dir).map_err(|e| Failure::new(1, e.to_string()))?;
     remove_all(paths, &context.env.bridge).await;

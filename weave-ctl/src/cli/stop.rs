@@ -54,7 +54,7 @@ pub(super) async fn stop(args: &StopArgs, context: &Context) -> Outcome {
 }
 
 /// Docker's network `weave` is there as long as we are. Without Docker there is none.
-async fn remove_network(context: &Context) {
+pub(super) async fn remove_network(context: &Context) {
     let docker = context.env.docker_host.as_deref().unwrap_or(DOCKER);
     let removing = network::remove(docker, MESH_DRIVER);
     let attached = match tokio::time::timeout(GRACE, removing).await {

@@ -1,9 +1,13 @@
 //! Docker's network plugins in the daemon: their sockets, and what they need of it (control.md 4.9, 4.10).
 
-use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::fs;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{UnixAddr, getsockname};
@@ -12,28 +16,69 @@ use tokio::task::JoinHandle;
 
 use super::core::{Daemon, Ending};
 use super::handle::Handle;
+use crate::api::backend::Backend as _;
 use crate::api::http::{Listener, serve};
 use crate::api::report;
 use crate::cli::launch::{LaunchOptions, PluginOptions, driver_name};
+use crate::cli::{end_standby, start_standby};
 use crate::docker::plugin::containers::Follower;
 use crate::docker::plugin::driver::{Driver, Inner, Plugin, Scope};
 use crate::docker::plugin::options::{FILE_NAME, Networks};
-use crate::docker::plugin::{network, server};
+use crate::docker::plugin::{network, server, standby};
 use crate::net::Netlink;
 
 /// How long the network `weave` may take before we say that we are ready.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Who may use our sockets: root, and the group that an administrator gives them to.
+const MODE: u32 = 0o660;
 
-/// Sockets that Docker may connect to already, each with the driver that will answer.
+/// A socket that Docker may connect to already.
+struct Socket {
+    listener: UnixListener,
+    /// Who will answer.
+    driver: Driver,
+    /// Ours to remove; `None`: systemd's.
+    file: Option<PathBuf>,
+}
+
+/// Those of the plugin. Their files go with them unless they are served.
 #[derive(Default)]
-pub(super) struct Sockets(Vec<(Listener, Driver)>);
+pub(super) struct Sockets(Vec<Socket>);
 
-/// The plugin, before and after its sockets are served.
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        self.0
+            .iter()
+            .filter_map(|socket| socket.file.as_ref())
+            .for_each(remove);
+    }
+}
+
+fn remove(file: &PathBuf) {
+    if let Err(error) = fs::remove_file(file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot remove {}: {error}", file.display());
+    }
+}
+
+/// The plugin, before its sockets are served.
 #[derive(Clone)]
 pub(super) struct Service {
     plugin: Plugin<Handle>,
     /// `None`: Docker cannot be asked.
     pub follower: Option<Follower<Handle>>,
+    run_dir: PathBuf,
+    data_dir: PathBuf,
+}
+
+/// The plugin while it is served.
+pub(super) struct Serving {
+    service: Service,
+    servers: Vec<JoinHandle<()>>,
+    starting: JoinHandle<()>,
+    standby: Arc<Mutex<Option<Child>>>,
+    files: Vec<PathBuf>,
 }
 
 /// Listens where Docker looks for plugins. A plugin that nobody asked for is left out if that fails.
@@ -45,7 +90,8 @@ pub(super) async fn listen(options: &mut LaunchOptions) -> anyhow::Result<Socket
         let checked = network::check(&options.docker_api).await;
         checked.map_err(|why| anyhow::anyhow!("Unable to start docker client: {why}"))?;
     }
-    match bind(plugin).await {
+    end_standby(&options.paths.run_dir);
+    match bind(plugin) {
         Err(error) if !plugin.asked => {
             tracing::warn!("there is no Docker plugin: {error:#}");
             options.plugin = None;
@@ -55,34 +101,45 @@ pub(super) async fn listen(options: &mut LaunchOptions) -> anyhow::Result<Socket
     }
 }
 
-async fn bind(options: &PluginOptions) -> anyhow::Result<Sockets> {
+fn bind(options: &PluginOptions) -> anyhow::Result<Sockets> {
     let is_v2 = options.v2_multicast.is_some();
     let scope = if is_v2 { Scope::Global } else { Scope::Stored };
-    let mut sockets = Vec::new();
+    let mut sockets = Sockets::default();
     for (path, scope, ipam) in [
         (&options.socket, scope, false),
         (&options.mesh_socket, Scope::Local, true),
     ] {
         let Some(path) = path else { continue };
         let name = driver_name(Some(path));
-        sockets.push((listener(path).await?, Driver { name, scope, ipam }));
+        let (listener, file) = match inherited(path)? {
+            Some(listener) => (listener, None),
+            None => (make(path)?, Some(path.clone())),
+        };
+        sockets.0.push(Socket {
+            listener,
+            driver: Driver { name, scope, ipam },
+            file,
+        });
     }
-    Ok(Sockets(sockets))
+    Ok(sockets)
 }
 
-async fn listener(path: &Path) -> anyhow::Result<Listener> {
-    if let Some(inherited) = inherited(path)? {
-        return Ok(Listener::inherited(inherited)?);
-    }
+/// A socket of our own. What lies there is removed, unless somebody listens.
+fn make(path: &Path) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         bail!("another plugin listens on {}", path.display());
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let text = path
-        .to_str()
-        .context("the path of a plugin socket is not UTF-8")?;
-    Listener::bind(text).await?.context("no plugin socket is given")
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let failed = || format!("cannot listen on {}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).with_context(failed)?,
+        Ok(_) => bail!("{} exists and is no socket", path.display()),
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE)).with_context(failed)?;
+    Ok(listener)
 }
 
 /// A socket that systemd has made, so that Docker can connect before we run.
@@ -90,19 +147,13 @@ fn inherited(path: &Path) -> anyhow::Result<Option<UnixListener>> {
     for fd in sd_notify::listen_fds().context("sockets of systemd")? {
         // SAFETY: systemd passes open descriptors, and nobody closes them.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let address = getsockname::<UnixAddr>(std::os::fd::AsRawFd::as_raw_fd(&fd)).ok();
+        let address = getsockname::<UnixAddr>(fd.as_raw_fd()).ok();
         if address.as_ref().and_then(UnixAddr::path) == Some(path) {
             // A copy: after a change of our name they are looked for again.
             return Ok(Some(fd.try_clone_to_owned()?.into()));
         }
     }
     Ok(None)
-}
-
-impl fmt::Debug for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("plugin")
-    }
 }
 
 impl Service {
@@ -122,25 +173,56 @@ impl Service {
         });
         let follower =
             (!is_v2 && !options.docker_api.is_empty()).then(|| Follower::new(plugin.clone(), mesh));
-        Some(Self { plugin, follower })
+        Some(Self {
+            plugin,
+            follower,
+            run_dir: options.paths.run_dir.clone(),
+            data_dir: options.paths.data_dir.clone(),
+        })
     }
 
     /// Serves until we stop. Docker has the network `weave` afterwards, if it is there.
     pub(super) async fn start(
-        &self,
-        sockets: Sockets,
+        self,
+        handle: &Handle,
+        mut sockets: Sockets,
         stopped: &watch::Receiver<Option<Ending>>,
-    ) -> Vec<JoinHandle<()>> {
-        let serving = sockets.0.into_iter().map(|(listener, driver)| {
+    ) -> anyhow::Result<Serving> {
+        for addr in standby::take_released(&self.data_dir) {
+            let addr = std::net::Ipv4Addr::from(addr).to_string();
+            if let Err(error) = handle.free_all(addr).await {
+                tracing::info!("Docker has given back what it had not: {error}");
+            }
+        }
+        let (mut servers, mut files, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        for Socket {
+            listener,
+            driver,
+            file,
+        } in std::mem::take(&mut sockets.0)
+        {
             tracing::info!("Docker plugin \"{}\" is there", driver.name);
+            if let Some(file) = file {
+                copies.push((OwnedFd::from(listener.try_clone()?), driver.clone()));
+                files.push(file);
+            }
             let mut stopped = stopped.clone();
             let stop = async move {
                 let _ = stopped.wait_for(Option::is_some).await;
             };
             let router = server::router(self.plugin.clone(), driver);
-            tokio::spawn(serve(listener, router, stop))
-        });
-        let serving = serving.collect();
+            servers.push(tokio::spawn(serve(Listener::inherited(listener)?, router, stop)));
+        }
+        let standby = Arc::new(Mutex::new(None));
+        // A managed plugin ends as a whole.
+        let stands_by = self.follower.is_some() && !copies.is_empty();
+        let starting = tokio::spawn(stand_by(
+            self.clone(),
+            handle.clone(),
+            copies,
+            stands_by,
+            standby.clone(),
+        ));
         if let Some(follower) = &self.follower
             && tokio::time::timeout(PATIENCE, follower.ensure_network_if_there())
                 .await
@@ -148,7 +230,54 @@ impl Service {
         {
             tracing::warn!("Docker takes long to make the network \"{}\"", network::NAME);
         }
-        serving
+        Ok(Serving {
+            service: self,
+            servers,
+            starting,
+            standby,
+            files,
+        })
+    }
+}
+
+/// As soon as Docker has a network of ours it needs somebody to answer when we are gone.
+async fn stand_by(
+    service: Service,
+    handle: Handle,
+    sockets: Vec<(OwnedFd, Driver)>,
+    wanted: bool,
+    started: Arc<Mutex<Option<Child>>>,
+) {
+    if !wanted {
+        return;
+    }
+    service.plugin.networks().wait_for_one().await;
+    match start_standby(
+        &sockets,
+        handle.default_subnet(),
+        &service.run_dir,
+        &service.data_dir,
+    ) {
+        Ok(child) => *started.lock().unwrap_or_else(PoisonError::into_inner) = Some(child),
+        Err(error) => tracing::warn!("nobody will answer Docker while weave is away: {error}"),
+    }
+}
+
+impl Serving {
+    /// After our stop: whoever stands in for us takes over, if Docker has networks of ours.
+    pub(super) async fn stop(self) {
+        for server in self.servers {
+            let _ = server.await;
+        }
+        self.starting.abort();
+        let _ = self.starting.await;
+        let standby = self.standby.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if standby.is_some() && !self.service.plugin.networks().is_empty() {
+            // Its standard input is closed with this.
+            return;
+        }
+        end_standby(&self.service.run_dir);
+        self.files.iter().for_each(remove);
     }
 }
 
@@ -156,7 +285,7 @@ impl Daemon {
     /// The plugin for the report.
     pub(super) fn plugin(&self) -> Option<report::Plugin> {
         let options = self.options.plugin.as_ref()?;
-        let text = |path: &Option<std::path::PathBuf>| {
+        let text = |path: &Option<PathBuf>| {
             let path = path.as_ref().map(|path| path.display().to_string());
             path.unwrap_or_default()
         };

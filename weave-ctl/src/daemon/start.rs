@@ -257,7 +257,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         (&keeper, attachments),
         plugin.as_ref(),
     );
-    let mut servers = serve_http(listeners.http, &handle, &stopped);
+    let servers = serve_http(listeners.http, &handle, &stopped);
     let proxy = match proxy {
         Some(proxy) => {
             let around = proxy::Surroundings {
@@ -306,9 +306,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         }
         return Err(error).context("cannot set the initial peers");
     }
-    if let Some(plugin) = plugin {
-        servers.extend(plugin.start(plugin_sockets, &stopped).await);
-    }
+    let plugin = match plugin {
+        Some(plugin) => Some(plugin.start(&handle, plugin_sockets, &stopped).await?),
+        None => None,
+    };
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -331,6 +332,9 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     };
     for server in servers.into_iter().chain(proxy) {
         let _ = server.await;
+    }
+    if let Some(plugin) = plugin {
+        plugin.stop().await;
     }
     if let Some(dns) = dns {
         dns.stop().await;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::ipam::Addresses;
 use super::messages::{EndpointCreated, Interface, InterfaceName, Joined, Request, StaticRoute};
 use super::network;
 use super::options::{self, Networks};
-use crate::api::backend::Backend;
 use crate::ipam::address::Cidr;
 use crate::net::{Mac, Netlink, endpoint, mac_text};
 
@@ -94,14 +94,20 @@ pub struct Inner<B> {
     pub v2_multicast: Option<bool>,
 }
 
-impl<B: Backend> Plugin<B> {
+impl<A: Addresses> Plugin<A> {
     /// A plugin that is not served yet.
     #[must_use]
-    pub fn new(inner: Inner<B>) -> Self {
+    pub fn new(inner: Inner<A>) -> Self {
         Self(Arc::new(inner))
     }
 
-    pub(super) fn inner(&self) -> &Inner<B> {
+    /// What networks were made with.
+    #[must_use]
+    pub fn networks(&self) -> &Networks {
+        &self.0.networks
+    }
+
+    pub(super) fn inner(&self) -> &Inner<A> {
         &self.0
     }
 

@@ -5,13 +5,46 @@ use std::time::Duration;
 
 use super::messages::{AddressGiven, PoolData, PoolGiven, Request};
 use crate::api::backend::{Backend, BackendError};
-use crate::ipam::address::Cidr;
+use crate::ipam::address::{Address, Cidr};
 use crate::ipam::operations::ANONYMOUS;
 
 /// Before release 1.2 there was one pool.
 const OLD_POOL: &str = "weavepool";
 /// How long Docker, and everybody who wants something of it, may wait for an address.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where addresses come from: the allocator, as long as there is one. They are Docker's, not of containers that we
+/// know.
+pub trait Addresses: Clone + Send + Sync + 'static {
+    /// Nobody allocates, and no interfaces are made.
+    const AWAY: bool = false;
+    /// For networks without a subnet of their own; `None`: there are none.
+    fn default_subnet(&self) -> Option<Cidr>;
+    /// That address.
+    fn claim(&self, cidr: Cidr) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Any one of a range.
+    fn allocate(&self, range: Cidr) -> impl Future<Output = Result<Cidr, BackendError>> + Send;
+    /// Gives one back.
+    fn release(&self, addr: Address) -> impl Future<Output = Result<(), BackendError>> + Send;
+}
+
+impl<B: Backend> Addresses for B {
+    fn default_subnet(&self) -> Option<Cidr> {
+        Backend::default_subnet(self)
+    }
+
+    async fn claim(&self, cidr: Cidr) -> Result<(), BackendError> {
+        Backend::claim(self, ANONYMOUS.to_owned(), cidr, false, false).await
+    }
+
+    async fn allocate(&self, range: Cidr) -> Result<Cidr, BackendError> {
+        Backend::allocate(self, ANONYMOUS.to_owned(), Some(range), false).await
+    }
+
+    async fn release(&self, addr: Address) -> Result<(), BackendError> {
+        self.free_all(Ipv4Addr::from(addr).to_string()).await
+    }
+}
 
 /// The subnet of a network, and the part of it to allocate from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +116,7 @@ impl Pool {
 ///
 /// # Errors
 /// If there is none, or not that one.
-pub async fn request<B: Backend>(backend: &B, request: &Request) -> Result<AddressGiven, String> {
+pub async fn request<A: Addresses>(backend: &A, request: &Request) -> Result<AddressGiven, String> {
     let pool = Pool::of_id(&request.pool_id, default_subnet(backend)?)?;
     let wanted = address(&request.address)?;
     let prefix_len = pool.subnet.prefix_len;
@@ -92,13 +125,13 @@ pub async fn request<B: Backend>(backend: &B, request: &Request) -> Result<Addre
             Some(addr) => {
                 let addr = addr.into();
                 let cidr = Cidr { addr, prefix_len };
-                let claimed = backend.claim(ANONYMOUS.to_owned(), cidr, false, false).await;
+                let claimed = backend.claim(cidr).await;
                 claimed
                     .map(|()| cidr)
                     .map_err(|e| over_http("Unable to claim: ", &e))
             }
             None => {
-                let allocated = backend.allocate(ANONYMOUS.to_owned(), Some(pool.range), false);
+                let allocated = backend.allocate(pool.range);
                 let allocated = allocated.await.map_err(|e| over_http("", &e))?;
                 Ok(Cidr {
                     prefix_len,
@@ -126,13 +159,13 @@ pub async fn request<B: Backend>(backend: &B, request: &Request) -> Result<Addre
 ///
 /// # Errors
 /// If it was not given.
-pub async fn release<B: Backend>(backend: &B, request: &Request) -> Result<(), String> {
+pub async fn release<A: Addresses>(backend: &A, request: &Request) -> Result<(), String> {
     let pool = Pool::of_id(&request.pool_id, default_subnet(backend)?)?;
     let released = address(&request.address)?;
     let placeholder = Ipv4Addr::from(pool.subnet.addr);
     match released {
         Some(addr) if addr != placeholder => {
-            let freed = backend.free_all(addr.to_string()).await;
+            let freed = backend.release(addr.into()).await;
             freed.map_err(|e| over_http("", &e))
         }
         _ => Ok(()),
@@ -143,7 +176,7 @@ pub async fn release<B: Backend>(backend: &B, request: &Request) -> Result<(), S
 ///
 /// # Errors
 /// If IP address allocation is off.
-pub fn default_subnet<B: Backend>(backend: &B) -> Result<Cidr, String> {
+pub fn default_subnet<A: Addresses>(backend: &A) -> Result<Cidr, String> {
     let subnet = backend.default_subnet();
     subnet.ok_or_else(|| "IP address allocation is disabled".to_owned())
 }

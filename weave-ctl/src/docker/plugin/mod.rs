@@ -3,7 +3,7 @@
 //!
 //! [`server`] reads and writes the messages, [`driver`] does what the network driver is asked for, [`ipam`] what the
 //! IPAM driver is asked for; [`containers`] looks after containers that have started, [`network`] after the network
-//! `weave`, and [`options`] keeps what networks were made with.
+//! `weave`; [`options`] keeps what networks were made with, and [`standby`] is for when the daemon is away.
 
 pub mod containers;
 pub mod driver;
@@ -12,5 +12,6 @@ pub mod messages;
 pub mod network;
 pub mod options;
 pub mod server;
+pub mod standby;
 
 pub use driver::{Driver, Plugin};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 
 /// In the data directory.
 pub const FILE_NAME: &str = "weave-networks.json";
@@ -20,6 +21,7 @@ const GENERIC: &str = "com.docker.network.generic";
 pub struct Networks {
     known: Mutex<BTreeMap<String, bool>>,
     file: Option<PathBuf>,
+    added: Notify,
 }
 
 impl Networks {
@@ -31,6 +33,7 @@ impl Networks {
         Self {
             known: Mutex::new(known.unwrap_or_default()),
             file: Some(file),
+            added: Notify::new(),
         }
     }
 
@@ -40,9 +43,27 @@ impl Networks {
         self.lock().get(id).copied()
     }
 
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Waits until there is one.
+    pub async fn wait_for_one(&self) {
+        loop {
+            let added = self.added.notified();
+            if !self.is_empty() {
+                return;
+            }
+            added.await;
+        }
+    }
+
     /// Remembers a network.
     pub fn add(&self, id: &str, multicast: bool) {
         self.change(|known| known.insert(id.to_owned(), multicast) != Some(multicast));
+        self.added.notify_waiters();
     }
 
     /// Forgets one.

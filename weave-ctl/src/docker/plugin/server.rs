@@ -8,23 +8,23 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::driver::{Driver, Plugin};
-use super::ipam::{self, Pool};
+use super::ipam::{self, Addresses, Pool};
 use super::messages::{
     Activated, AddressSpaces, Allocated, Capabilities, IpamCapabilities, Nothing, OperInfo, Refusal, Request,
 };
-use crate::api::backend::Backend;
+use super::standby::AWAY;
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 const NETWORK: &str = "/NetworkDriver.";
 const IPAM: &str = "/IpamDriver.";
 
 /// The calls of one driver.
-pub fn router<B: Backend>(plugin: Plugin<B>, driver: Driver) -> Router {
-    Router::new().fallback(serve::<B>).with_state((plugin, driver))
+pub fn router<A: Addresses>(plugin: Plugin<A>, driver: Driver) -> Router {
+    Router::new().fallback(serve::<A>).with_state((plugin, driver))
 }
 
-async fn serve<B: Backend>(
-    State((plugin, driver)): State<(Plugin<B>, Driver)>,
+async fn serve<A: Addresses>(
+    State((plugin, driver)): State<(Plugin<A>, Driver)>,
     method: Method,
     uri: Uri,
     body: Bytes,
@@ -51,7 +51,7 @@ async fn serve<B: Backend>(
     }
 }
 
-async fn network<B: Backend>(plugin: &Plugin<B>, driver: &Driver, call: &str, body: &Bytes) -> Response {
+async fn network<A: Addresses>(plugin: &Plugin<A>, driver: &Driver, call: &str, body: &Bytes) -> Response {
     if call == "GetCapabilities" {
         return json(&Capabilities {
             err: "",
@@ -77,6 +77,9 @@ async fn network<B: Backend>(plugin: &Plugin<B>, driver: &Driver, call: &str, bo
         Ok(request) => request,
         Err(error) => return malformed(format!("Unable to decode JSON payload: {error}")),
     };
+    if A::AWAY && ["CreateNetwork", "CreateEndpoint", "Join"].contains(&call) {
+        return answer::<()>(Err(AWAY.to_owned()));
+    }
     match call {
         "CreateNetwork" => answer(
             plugin
@@ -107,7 +110,7 @@ async fn network<B: Backend>(plugin: &Plugin<B>, driver: &Driver, call: &str, bo
     }
 }
 
-async fn addresses<B: Backend>(plugin: &Plugin<B>, call: &str, body: &Bytes) -> Response {
+async fn addresses<A: Addresses>(plugin: &Plugin<A>, call: &str, body: &Bytes) -> Response {
     match call {
         "GetCapabilities" => {
             return json(&IpamCapabilities {
