@@ -9,17 +9,19 @@ use weave_tests::lab::{Container, Host, Lab, Plan, netns};
 use weave_tests::process::{self, LIMIT};
 
 use crate::shell::{became_root, cargo, heading, run as run_command, target};
-use crate::{ebpf, setup};
+use crate::{demo_docker, ebpf, setup};
 
 /// Builds, shows, and fails if anything of it did not work.
-pub fn run(built: bool) -> Result<()> {
+pub fn run(docker: bool, built: bool) -> Result<()> {
     if !built {
         setup::run(setup::Detail::Full)?;
         heading("Build");
         ebpf::build()?;
         run_command(cargo().args(["build", "--release", "--package", "weave-ctl"]))?;
     }
-    if became_root(&["demo".to_owned(), "--built".to_owned()])? {
+    let mut args = vec!["demo".to_owned(), "--built".to_owned()];
+    args.extend(docker.then(|| "--docker".to_owned()));
+    if became_root(&args)? {
         return Ok(());
     }
 
@@ -32,23 +34,22 @@ pub fn run(built: bool) -> Result<()> {
         println!("{}  {}", host.name(), host.address());
     }
 
-    heading("Launch: the second gets the address of the first");
-    let result = show(&lab, first, second);
+    let result = match docker {
+        true => demo_docker::show(&lab),
+        false => show(&lab, first, second),
+    };
     if result.is_err() {
         eprintln!("{}", lab.diagnose());
     }
     result?;
 
-    heading("Clean up");
-    for host in lab.hosts() {
-        say(host, &["reset"])?;
-    }
     lab.remove()?;
     println!("\nAll of it worked.");
     Ok(())
 }
 
 fn show(lab: &Lab, first: &Host, second: &Host) -> Result<()> {
+    heading("Launch: the second gets the address of the first");
     first.launch(&[])?;
     second.launch(&[&first.address().to_string()])?;
     print!("{}", first.weave(&["version"])?.ok()?);
@@ -84,7 +85,10 @@ fn show(lab: &Lab, first: &Host, second: &Host) -> Result<()> {
     }
 
     heading("BPF maps on h1, through bpftool");
-    show_maps(first)
+    show_maps(first)?;
+
+    heading("Clean up");
+    lab.hosts().iter().try_for_each(|host| say(host, &["reset"]))
 }
 
 fn say(host: &Host, args: &[&str]) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod demo_docker;
 mod ebpf;
 mod image;
 mod install;
@@ -44,6 +45,9 @@ enum Task {
     BuildEbpf,
     /// The main job on one machine: two hosts, a container on each, traffic between them
     Demo {
+        /// Docker's three ways onto the network instead, on two real engines
+        #[arg(long)]
+        docker: bool,
         #[arg(long, hide = true)]
         built: bool,
     },
@@ -117,7 +121,7 @@ fn main() -> ExitCode {
         Task::Setup { bench } => setup::run(setup::Detail::Full)
             .and_then(|()| if bench { setup::need(&setup::BENCH) } else { Ok(()) }),
         Task::BuildEbpf => ebpf::build().map(drop),
-        Task::Demo { built } => demo::run(built),
+        Task::Demo { docker, built } => demo::run(docker, built),
         Task::Lab { task } => lab::run(task),
         Task::Test => return test::run(),
         Task::Install { prefix } => install::run(&prefix),

@@ -7,7 +7,7 @@ use super::dns::DnsOptions;
 use super::flags::LaunchArgs;
 use super::password;
 use super::plugin::PluginOptions;
-use super::proxy::{ProxyOptions, docker_daemons};
+use super::proxy::{ProxyOptions, docker_daemons, engine};
 use crate::cli::env::absolute;
 use crate::cli::{Env, Failure, Paths};
 use crate::ipam::address::Cidr;
@@ -146,7 +146,7 @@ impl LaunchOptions {
         let docker_api = args
             .docker_api
             .clone()
-            .or_else(|| env.docker_host.clone())
+            .or_else(|| engine(&args.proxy, env))
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         let proxy = ProxyOptions::new(
             &args.proxy,

@@ -6,8 +6,8 @@ use regex::Regex;
 
 use super::flags::boolean;
 use super::options::fatal;
-use crate::cli::Failure;
 use crate::cli::env::{DockerEnv, absolute};
+use crate::cli::{Env, Failure};
 use crate::docker::proxy::{HostnameRules, Place, TlsOptions};
 
 /// The socket in the run directory, which is /var/run/weave as a rule.
@@ -191,6 +191,39 @@ impl ProxyOptions {
     }
 }
 
+/// `DOCKER_HOST`, where that is Docker. Who has run `eval "$(weave env)"` in this shell means the proxy by it, and
+/// Docker is where it was before; `None`: at its usual place.
+pub(super) fn engine(args: &ProxyArgs, env: &Env) -> Option<String> {
+    let host = env.docker_host.clone()?;
+    match is_ours(args, &host, &env.paths.run_dir) {
+        true => env.docker.original.clone().filter(|before| !before.is_empty()),
+        false => Some(host),
+    }
+}
+
+/// Is that an address of the proxy?
+fn is_ours(args: &ProxyArgs, host: &str, run_dir: &Path) -> bool {
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let given: Vec<Place> = args
+        .endpoints
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    match host.parse() {
+        Ok(Place::Unix(path)) => {
+            let real = |folder: &Path| folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+            let socket = path.file_name().is_some_and(|name| name == SOCKET);
+            let here = path.parent().is_some_and(|folder| real(folder) == real(run_dir));
+            socket && here || given.contains(&Place::Unix(path))
+        }
+        Ok(Place::Tcp(address)) if given.is_empty() => port(&address) == port(TCP),
+        Ok(Place::Tcp(address)) => given
+            .iter()
+            .any(|place| matches!(place, Place::Tcp(ours) if port(ours) == port(&address))),
+        _ => false,
+    }
+}
+
 /// TLS as the flags say.
 fn given(args: &ProxyArgs, env: &DockerEnv) -> Option<TlsOptions> {
     let verify = args.tlsverify.unwrap_or(false);
@@ -321,6 +354,46 @@ mod tests {
             error.text.starts_with("FATA: Could not start proxy: "),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn the_proxy_is_not_the_docker_behind_it() {
+        let docker = |flags: &str, host: &str, before: Option<&str>| {
+            let words = format!("weave {flags}");
+            let line = Line::try_parse_from(words.split_whitespace()).unwrap_or_else(|e| panic!("{e}"));
+            let env = Env::from_lookup(|name| match name {
+                "DOCKER_HOST" => Some(host.to_owned()),
+                "ORIG_DOCKER_HOST" => before.map(str::to_owned),
+                "WEAVE_RUN_DIR" => Some("/none/run".to_owned()),
+                _ => None,
+            });
+            engine(&line.args, &env)
+        };
+        for (flags, host, before, expected) in [
+            (
+                "",
+                "unix:///none/run/weave.sock",
+                Some("tcp://a:2375"),
+                Some("tcp://a:2375"),
+            ),
+            ("", "unix:///none/run/weave.sock", Some(""), None),
+            ("", "unix:///none/run/weave.sock", None, None),
+            ("-H /l.sock", "unix:///l.sock", None, None),
+            (
+                "",
+                "unix:///none/docker.sock",
+                Some("x"),
+                Some("unix:///none/docker.sock"),
+            ),
+            ("", "tcp://a:12375", Some("tcp://a:2375"), Some("tcp://a:2375")),
+            ("", "tcp://a:2375", Some("x"), Some("tcp://a:2375")),
+            ("-H :99", "tcp://a:99", Some("unix:///d"), Some("unix:///d")),
+            ("-H :99", "tcp://a:12375", None, Some("tcp://a:12375")),
+            ("", "", None, None),
+        ] {
+            let found = docker(flags, host, before);
+            assert_eq!(found.as_deref(), expected, "{flags} {host} {before:?}");
+        }
     }
 
     #[test]
