@@ -17,6 +17,12 @@ use crate::case::Unsupported;
 use crate::lab::{Host, netns};
 use crate::process::{self, Background, LIMIT, Output, wait_for};
 
+/// Docker's bridge.
+pub const BRIDGE: &str = "docker0";
+/// Its address.
+pub const GATEWAY: &str = "172.17.0.1";
+/// For an engine without one.
+const NO_BRIDGE: &str = "none";
 /// Where the lab may not have a capability that Docker gives to all privileged helpers, the runtime
 /// is not asked for it.
 const RUNTIME: &str = r#"#!/bin/sh
@@ -62,14 +68,28 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`Unsupported`] without its programs; else what went wrong.
     pub fn start(host: &'a Host) -> Result<Self> {
-        Self::start_on(host, "none")
+        Self::start_on(host, NO_BRIDGE)
     }
 
-    /// The same with a bridge, which exists already.
+    /// The same with Docker's own bridge, [`BRIDGE`], at the address [`GATEWAY`].
     ///
     /// # Errors
     /// As [`Engine::start`].
-    pub fn start_on(host: &'a Host, bridge: &str) -> Result<Self> {
+    pub fn start_with_bridge(host: &'a Host) -> Result<Self> {
+        for words in [
+            // With an address of its own, as Docker gives it one: else it changes with the ports, and packets of
+            // containers get lost until they have learnt that.
+            &format!("link add {BRIDGE} address 02:42:ac:11:00:01 type bridge"),
+            &format!("address add {GATEWAY}/16 dev {BRIDGE}"),
+            &format!("link set {BRIDGE} up"),
+        ] {
+            let all: Vec<&str> = ["-n", host.netns()].into_iter().chain(words.split(' ')).collect();
+            netns::ip(&all)?;
+        }
+        Self::start_on(host, BRIDGE)
+    }
+
+    fn start_on(host: &'a Host, bridge: &str) -> Result<Self> {
         let mut engine = Self::prepare(host, bridge)?;
         engine.start_dockerd()?;
         engine.import()?;

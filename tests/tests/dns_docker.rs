@@ -3,12 +3,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use weave_tests::engine::{Engine, folder, need};
-use weave_tests::lab::{Host, Lab, Plan, netns};
+use weave_tests::engine::{Engine, GATEWAY, folder, need};
+use weave_tests::lab::{Host, Lab, Plan};
 use weave_tests::process::{LIMIT, wait_for};
-
-/// Docker's bridge, where WeaveDNS listens.
-const GATEWAY: &str = "172.17.0.1";
 
 /// The image `names`: `box`, the C library's `getent`, and the same question asked through musl.
 const IMAGE: &str = r#"
@@ -53,18 +50,7 @@ impl<'a> World<'a> {
         for program in ["getent", "musl-gcc"] {
             need(program)?;
         }
-        for args in [
-            // With an address of its own, as Docker gives it one: else it changes with the ports, and packets of
-            // containers get lost until they have learnt that.
-            "link add docker0 address 02:42:ac:11:00:01 type bridge",
-            "address add 172.17.0.1/16 dev docker0",
-            "link set docker0 up",
-        ] {
-            let mut all = vec!["-n", host.netns()];
-            all.extend(args.split(' '));
-            netns::ip(&all)?;
-        }
-        let engine = Engine::start_on(host, "docker0")?;
+        let engine = Engine::start_with_bridge(host)?;
         let folder = folder(host)?.display().to_string();
         host.exec(&["sh", "-c", IMAGE, "sh", &folder])?.ok()?;
         Ok(Self { engine })

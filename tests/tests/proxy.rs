@@ -10,12 +10,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weave_tests::engine::{Engine, folder};
-use weave_tests::lab::{Host, Lab, Plan, netns};
+use weave_tests::engine::{Engine, GATEWAY, folder};
+use weave_tests::lab::{Host, Lab, Plan};
 use weave_tests::process::{self, Background, LIMIT, Output, wait_for};
 
-/// Docker's bridge, where WeaveDNS listens.
-const GATEWAY: &str = "172.17.0.1";
 /// A container that stays.
 const SLEEP: [&str; 3] = ["box", "sleep", "100000"];
 
@@ -27,16 +25,7 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn start(host: &'a Host) -> Result<Self> {
-        for args in [
-            "link add docker0 address 02:42:ac:11:00:01 type bridge",
-            "address add 172.17.0.1/16 dev docker0",
-            "link set docker0 up",
-        ] {
-            let mut all = vec!["-n", host.netns()];
-            all.extend(args.split(' '));
-            netns::ip(&all)?;
-        }
-        let engine = Engine::start_on(host, "docker0")?;
+        let engine = Engine::start_with_bridge(host)?;
         Ok(Self { engine, host })
     }
 

@@ -4,14 +4,11 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use weave_tests::engine::Engine;
-use weave_tests::lab::{Host, Lab, netns};
+use weave_tests::engine::{Engine, GATEWAY};
+use weave_tests::lab::{Host, Lab};
 use weave_tests::process::{self, LIMIT, wait_for};
 
 use crate::shell::heading;
-
-/// Docker's bridge on each host, where WeaveDNS answers.
-const GATEWAY: &str = "172.17.0.1";
 
 /// A host, its engine, and what was started there.
 struct Docker<'a> {
@@ -28,15 +25,7 @@ struct Started<'a> {
 
 impl<'a> Docker<'a> {
     fn start(host: &'a Host) -> Result<Self> {
-        for args in [
-            "link add docker0 type bridge",
-            "address add 172.17.0.1/16 dev docker0",
-            "link set docker0 up",
-        ] {
-            let all: Vec<&str> = ["-n", host.netns()].into_iter().chain(args.split(' ')).collect();
-            netns::ip(&all)?;
-        }
-        let engine = Engine::start_on(host, "docker0")?;
+        let engine = Engine::start_with_bridge(host)?;
         Ok(Self { host, engine })
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use weave_tests::engine::Engine;
-use weave_tests::lab::{Host, Plan, netns};
+use weave_tests::lab::{Host, Plan};
 use weave_tests::process::{self, LIMIT, Output};
 
 use super::report::spread;
@@ -40,16 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{}", super::machine()?);
     let lab = super::paths::released(Plan::mesh(1)).build("bench-docker")?;
     let host = lab.host(1)?;
-    for words in [
-        "link add docker0 address 02:42:ac:11:00:01 type bridge",
-        "address add 172.17.0.1/16 dev docker0",
-        "link set docker0 up",
-    ] {
-        let mut all = vec!["-n", host.netns()];
-        all.extend(words.split(' '));
-        netns::ip(&all)?;
-    }
-    let engine = Engine::start_on(host, "docker0")?;
+    let engine = Engine::start_with_bridge(host)?;
     let dns = ["--dns-listen-address=172.17.0.1:53", "--resolv-conf=/dev/null"];
     engine.launch(&[&dns[..], &["--ipalloc-init=consensus=1"]].concat())?;
 
