@@ -18,8 +18,8 @@ pub struct NotFound {
     pub looked: Vec<PathBuf>,
 }
 
-/// The file that the environment variable names, else the one beside the executable, in `../lib/weave`, or in a
-/// development tree's `target/bpf`.
+/// The file that the environment variable names, else the one in a development tree's `target/bpf`, beside the
+/// executable, or in `../lib/weave`.
 ///
 /// # Errors
 /// If there is none.
@@ -40,15 +40,15 @@ pub fn find(name: &'static str, variable: &'static str) -> Result<PathBuf, NotFo
 
 fn candidates(exe: &Path, name: &str) -> Vec<PathBuf> {
     let dir = exe.parent().unwrap_or(Path::new("/"));
-    let mut found = vec![dir.join(name), dir.join("../lib/weave").join(name)];
-    // target/debug/weave-ctl, and target/debug/deps/TEST for tests.
-    found.extend(
-        dir.ancestors()
-            .skip(1)
-            .take(2)
-            .map(|up| up.join("bpf").join(name)),
-    );
-    found
+    // target/debug/weave-ctl, and target/debug/deps/TEST for tests. First, as beside these there is a wait helper that
+    // needs libraries: cargo builds it with everything else.
+    let tree = dir
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|up| up.join("bpf").join(name));
+    tree.chain([dir.join(name), dir.join("../lib/weave").join(name)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -59,8 +59,13 @@ mod tests {
     fn a_missing_file_says_where_it_was_looked_for_and_what_to_do() {
         let looked = candidates(Path::new("/usr/local/bin/weave-ctl"), "weave.bpf.o");
         assert_eq!(
-            looked.get(1).map(PathBuf::as_path),
+            looked.last().map(PathBuf::as_path),
             Some(Path::new("/usr/local/bin/../lib/weave/weave.bpf.o"))
+        );
+        let tree = candidates(Path::new("/src/target/debug/weave-ctl"), "weave-wait");
+        assert_eq!(
+            tree.first().map(PathBuf::as_path),
+            Some(Path::new("/src/target/bpf/weave-wait"))
         );
         let text = NotFound {
             name: "weave.bpf.o",
