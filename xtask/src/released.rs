@@ -4,8 +4,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::shell::{cargo, run, target};
+use crate::shell::{became_root, cargo, run, target};
 use crate::{ebpf, setup};
+
+/// Is this the release build, and root? If not, this very command has been run again as such meanwhile.
+pub fn is_released_and_root(built: bool) -> Result<bool> {
+    if !built {
+        return build_and_rerun().map(|()| false);
+    }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    became_root(&args).map(|became| !became)
+}
 
 /// Builds everything for release, and runs this very command again with `--built`.
 pub fn build_and_rerun() -> Result<()> {

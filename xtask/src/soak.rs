@@ -8,8 +8,8 @@ use weave_tests::lab::Plan;
 use weave_tests::sim;
 use weave_tests::soak::Soak;
 
-use crate::released::build_and_rerun;
-use crate::shell::{became_root, heading, target};
+use crate::released::is_released_and_root;
+use crate::shell::{heading, target};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,11 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         "between a quarter of a minute and a week"
     );
     ensure!((3..=30).contains(&args.hosts), "between 3 and 30 hosts");
-    if !args.built {
-        return build_and_rerun();
-    }
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&words)? {
+    if !is_released_and_root(args.built)? {
         return Ok(());
     }
     let wanted = |part| args.only.is_none_or(|only| only == part);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response, StatusCode};
@@ -52,12 +52,12 @@ impl<E: std::error::Error> From<E> for Failure {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-type Connection = SendRequest<Empty<Bytes>>;
+type Connection = SendRequest<Full<Bytes>>;
 
 /// Asks one question; `path` is without the version.
 pub(super) async fn ask<T: DeserializeOwned>(host: &str, path: &str) -> Result<T, Failure> {
     let talk = async {
-        let body = bounded(request(host, path).await?).await?;
+        let body = bounded(request(host, Method::GET, path, None).await?).await?;
         Ok(serde_json::from_slice(&body)?)
     };
     tokio::time::timeout(PATIENCE, talk).await?
@@ -71,40 +71,29 @@ pub(super) async fn call(
     body: Option<&serde_json::Value>,
 ) -> Result<(), Failure> {
     let talk = async {
-        let mut ping = connect(host).await?;
-        let version = version(get(&mut ping, "/_ping").await?).await?;
-        let (mut sender, connection) = handshake::<_, Full<Bytes>>(TokioIo::new(stream(host).await?)).await?;
-        tokio::spawn(connection);
-        let body = body.map(ToString::to_string).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/v{version}{path}"));
-        let request = request
-            .header("Host", "docker")
-            .header("Content-Type", "application/json");
-        let response = sender.send_request(request.body(Full::from(body))?).await?;
-        let status = response.status();
-        let body = bounded(response).await?;
-        if status.is_success() {
-            return Ok(());
-        }
-        Err(Failure::Refused(refusal(status, &body)))
+        let answer = request(host, method, path, body).await?;
+        bounded(answer).await.map(drop)
     };
     tokio::time::timeout(PATIENCE, talk).await?
 }
 
 /// Asks a question whose answer goes on for ever. Gives it once it has begun.
 pub(super) async fn follow(host: &str, path: &str) -> Result<Incoming, Failure> {
-    let response = tokio::time::timeout(PATIENCE, request(host, path)).await??;
+    let response = tokio::time::timeout(PATIENCE, request(host, Method::GET, path, None)).await??;
     Ok(response.into_body())
 }
 
 /// A successful answer, its body unread.
-async fn request(host: &str, path: &str) -> Result<Response<Incoming>, Failure> {
+async fn request(
+    host: &str,
+    method: Method,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<Response<Incoming>, Failure> {
     let mut connection = connect(host).await?;
-    let ping = get(&mut connection, "/_ping").await?;
+    let ping = send(&mut connection, Method::GET, "/_ping", None).await?;
     let path = format!("/v{}{path}", version(ping).await?);
-    let response = get(&mut connection, &path).await?;
+    let response = send(&mut connection, method, &path, body).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -151,8 +140,18 @@ async fn connect(host: &str) -> Result<Connection, Failure> {
     Ok(sender)
 }
 
-async fn get(connection: &mut Connection, path: &str) -> Result<Response<Incoming>, Failure> {
-    let request = Request::get(path).header("Host", "docker").body(Empty::new());
+async fn send(
+    connection: &mut Connection,
+    method: Method,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<Response<Incoming>, Failure> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("Host", "docker")
+        .header("Content-Type", "application/json");
+    let request = request.body(Full::from(body.map(ToString::to_string).unwrap_or_default()))?;
     connection.ready().await?;
-    Ok(connection.send_request(request?).await?)
+    Ok(connection.send_request(request).await?)
 }

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::LinkUnspec;
 
-use super::{Mac, NetError, Netlink, mac_text};
+use super::{Mac, NetError, Netlink, mac_text, parse_mac};
 use crate::ipam::address::Cidr;
 
 /// How ours begin; an interface's other aliases are not ours to read.
@@ -74,12 +74,6 @@ impl Identity {
             .build();
         nl.change_link("note the container's addresses", change).await
     }
-}
-
-fn parse_mac(text: &str) -> Option<Mac> {
-    let parts = text.split(':').map(|part| u8::from_str_radix(part, 16).ok());
-    let bytes: Option<Vec<u8>> = parts.collect();
-    bytes?.try_into().ok()
 }
 
 #[cfg(test)]

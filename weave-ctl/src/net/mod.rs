@@ -35,6 +35,14 @@ pub use netns::Netns;
 /// An Ethernet address, first byte first.
 pub type Mac = [u8; 6];
 
+/// Reads `aa:bb:cc:dd:ee:ff`; `None`: it is no Ethernet address.
+#[must_use]
+pub fn parse_mac(text: &str) -> Option<Mac> {
+    let parts = text.split(':').map(|part| u8::from_str_radix(part, 16).ok());
+    let bytes: Option<Vec<u8>> = parts.collect();
+    bytes?.try_into().ok()
+}
+
 /// `aa:bb:cc:dd:ee:ff`.
 #[must_use]
 pub fn mac_text(mac: Mac) -> String {

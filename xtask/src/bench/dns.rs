@@ -19,9 +19,9 @@ use weave_tests::process::{self, Background, wait_for};
 use weave_tests::soak::sample;
 
 use super::report::{Spread, spread};
-use crate::released::build_and_rerun;
+use crate::released::is_released_and_root;
 use crate::setup;
-use crate::shell::{became_root, heading, target};
+use crate::shell::{heading, target};
 
 /// Where they listen.
 const OURS: &str = "127.0.0.1";
@@ -76,11 +76,7 @@ impl Sample {
 /// Measures, prints the table, writes target/bench-dns.json.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::present(&setup::BENCH)?;
-    if !arguments.built {
-        return build_and_rerun();
-    }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&args)? {
+    if !is_released_and_root(arguments.built)? {
         return Ok(());
     }
     let machine = super::machine()?;

@@ -12,8 +12,8 @@ use weave_tests::lab::{Host, Plan};
 use weave_tests::process::{self, LIMIT, Output};
 
 use super::report::spread;
-use crate::released::build_and_rerun;
-use crate::shell::{became_root, heading};
+use crate::released::is_released_and_root;
+use crate::shell::heading;
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,11 +30,7 @@ pub struct Arguments {
 
 /// Measures and prints.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if !arguments.built {
-        return build_and_rerun();
-    }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&args)? {
+    if !is_released_and_root(arguments.built)? {
         return Ok(());
     }
     println!("{}", super::machine()?);

@@ -10,8 +10,8 @@ use weave_tests::lab::{Host, Plan, netns};
 use weave_tests::load::{self, Answer, CONTROL, Request};
 use weave_tests::process::wait_for;
 
-use crate::released::build_and_rerun;
-use crate::shell::{became_root, heading};
+use crate::released::is_released_and_root;
+use crate::shell::heading;
 
 /// For all that takes time by the number of peers or names.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -36,11 +36,7 @@ pub struct Arguments {
 
 /// Measures and prints.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if !arguments.built {
-        return build_and_rerun();
-    }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&args)? {
+    if !is_released_and_root(arguments.built)? {
         return Ok(());
     }
     println!("{}", super::machine()?);

@@ -28,17 +28,13 @@ use weave_tests::process;
 use self::measure::Times;
 use self::memory::Memory;
 use self::report::{Series, Spread, spread};
-use crate::released::build_and_rerun;
-use crate::shell::{became_root, heading, target};
+use crate::released::is_released_and_root;
+use crate::shell::{heading, target};
 
 /// Measures, prints the table, writes target/bench.json.
 pub fn run(rounds: usize, quick: bool, built: bool) -> Result<()> {
     let rounds = if quick { rounds.min(2) } else { rounds.max(1) };
-    if !built {
-        return build_and_rerun();
-    }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&args)? {
+    if !is_released_and_root(built)? {
         return Ok(());
     }
     let machine = machine()?;

@@ -216,12 +216,9 @@ impl<A: Addresses> Plugin<A> {
     }
 }
 
+/// As Docker's users may write it.
 fn parse_mac(text: &str) -> Option<Mac> {
-    let bytes: Option<Vec<u8>> = text
-        .split([':', '-'])
-        .map(|b| u8::from_str_radix(b, 16).ok())
-        .collect();
-    bytes?.try_into().ok()
+    crate::net::parse_mac(&text.replace('-', ":"))
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use weave_tests::lab::{Options, Plan};
 
 pub use self::rates::load;
 use self::table::Row;
-use crate::released::build_and_rerun;
-use crate::shell::{became_root, heading, target};
+use crate::released::is_released_and_root;
+use crate::shell::{heading, target};
 
 /// The original's figures (Weave Net 2.8.1 on two cores, medians of three runs).
 mod original {
@@ -54,11 +54,7 @@ pub struct Arguments {
 
 /// Measures, prints the table, writes target/bench-control.json.
 pub fn run(arguments: Arguments) -> Result<()> {
-    if !arguments.built {
-        return build_and_rerun();
-    }
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if became_root(&args)? {
+    if !is_released_and_root(arguments.built)? {
         return Ok(());
     }
     let machine = super::machine()?;
