@@ -14,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::case::Unsupported;
+use crate::certificates::Certificates;
 use crate::lab::{Host, netns};
 use crate::process::{self, Background, LIMIT, Output, wait_for};
 
@@ -25,7 +26,7 @@ pub const GATEWAY: &str = "172.17.0.1";
 const NO_BRIDGE: &str = "none";
 /// Where the lab may not have a capability that Docker gives to all privileged helpers, the runtime
 /// is not asked for it.
-const RUNTIME: &str = r#"#!/bin/sh
+pub(crate) const RUNTIME: &str = r#"#!/bin/sh
 for arg; do
     case $last in --bundle | -b) file=$arg/config.json ;; --process | -p) file=$arg ;; esac
     last=$arg
@@ -46,10 +47,18 @@ sleep infinity & : > "$1/ready"
 while :; do wait; done
 "#;
 
+/// Makes the image `box`: busybox and the few names that are needed. `$1`: a folder for that.
+pub(crate) const IMPORT: &str = r#"
+cd "$1" && mkdir -p image/bin && cp "$(command -v busybox)" image/bin/busybox &&
+for name in sh sleep ping ip true; do ln -s busybox image/bin/$name; done &&
+tar -C image -cf image.tar . && docker import image.tar box"#;
+
 const DOCKERD: &str = r#"
-exec dockerd --host "unix://$1/docker.sock" --data-root "$1/data" --exec-root "$1/exec" \
-    --pidfile "$1/pid" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$2" --bridge "$3" \
-    --iptables=false --ip6tables=false --ip-masq=false --add-runtime "lab=$1/runtime" --default-runtime lab
+folder=$1 group=$2 bridge=$3
+shift 3
+exec dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
+    --pidfile "$folder/pid" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$group" --bridge "$bridge" \
+    --iptables=false --ip6tables=false --ip-masq=false --add-runtime "lab=$folder/runtime" --default-runtime lab "$@"
 "#;
 
 /// A Docker engine on a host of the lab.
@@ -60,6 +69,8 @@ pub struct Engine<'a> {
     /// Holds the namespaces.
     init: Background,
     dockerd: Option<Background>,
+    /// How weave is told to reach Docker, if not at its socket.
+    reach: Vec<(&'static str, String)>,
 }
 
 impl<'a> Engine<'a> {
@@ -87,6 +98,26 @@ impl<'a> Engine<'a> {
             netns::ip(&all)?;
         }
         Self::start_on(host, BRIDGE)
+    }
+
+    /// The same without a bridge, where Docker is reached over TCP at `address`, with certificates of `tls`.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_with_tls(host: &'a Host, address: &str, tls: &Certificates) -> Result<Self> {
+        let mut engine = Self::prepare(host, NO_BRIDGE)?;
+        let tcp = format!("tcp://{address}");
+        let options = tls.server_options();
+        let mut more = vec!["--host", &tcp, "--tlsverify"];
+        more.extend(options.iter().map(String::as_str));
+        engine.start_dockerd_with(&more)?;
+        engine.import()?;
+        engine.reach = vec![
+            ("DOCKER_HOST", tcp),
+            ("DOCKER_TLS_VERIFY", "1".to_owned()),
+            ("DOCKER_CERT_PATH", tls.client_folder().display().to_string()),
+        ];
+        Ok(engine)
     }
 
     fn start_on(host: &'a Host, bridge: &str) -> Result<Self> {
@@ -121,6 +152,7 @@ impl<'a> Engine<'a> {
             bridge: bridge.to_owned(),
             init,
             dockerd: None,
+            reach: Vec::new(),
         })
     }
 
@@ -129,9 +161,14 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// If it does not come up.
     pub fn start_dockerd(&mut self) -> Result<()> {
+        self.start_dockerd_with(&[])
+    }
+
+    fn start_dockerd_with(&mut self, more: &[&str]) -> Result<()> {
         let folder = folder(self.host)?.display().to_string();
         let mut command = self.command("sh")?;
         command.args(["-c", DOCKERD, "sh", &folder, self.host.netns(), &self.bridge]);
+        command.args(more);
         let dockerd = Background::start(&mut command)?;
         let up = wait_for("the Docker engine", LIMIT, || {
             self.docker(&["version"])?.ok().map(Some)
@@ -179,8 +216,13 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Host::launch`].
     pub fn launch(&self, args: &[&str]) -> Result<()> {
-        let program = self.host.binary().display().to_string();
-        self.host.launch_with(self.command(&program)?, args)
+        self.host.launch_with(self.weave_command()?, args)
+    }
+
+    fn weave_command(&self) -> Result<Command> {
+        let mut command = self.command(&self.host.binary().display().to_string())?;
+        command.envs(self.reach.iter().map(|(name, value)| (name, value)));
+        Ok(command)
     }
 
     /// The host that it is on.
@@ -188,14 +230,10 @@ impl<'a> Engine<'a> {
         self.host
     }
 
-    /// The image `box`: busybox and the few names that are needed.
     fn import(&self) -> Result<()> {
-        let script = r#"cd "$1" && mkdir -p image/bin && cp "$(command -v busybox)" image/bin/busybox &&
-            for name in sh sleep ping ip true; do ln -s busybox image/bin/$name; done &&
-            tar -C image -cf image.tar . && docker import image.tar box"#;
         let folder = folder(self.host)?.display().to_string();
         self.host
-            .exec(&["sh", "-c", script, "sh", &folder])?
+            .exec(&["sh", "-c", IMPORT, "sh", &folder])?
             .ok()
             .map(drop)
     }
@@ -235,8 +273,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Host::exec`].
     pub fn weave(&self, args: &[&str]) -> Result<Output> {
-        let program = self.host.binary().display().to_string();
-        process::run(self.command(&program)?.args(args), LIMIT)
+        process::run(self.weave_command()?.args(args), LIMIT)
     }
 
     /// Attaches a container; its address.

@@ -7,17 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use weave_tests::engine::{Engine, folder};
 use weave_tests::image;
-use weave_tests::lab::{Host, Lab, Plan};
+use weave_tests::lab::{Lab, Plan};
 use weave_tests::process::{self, LIMIT, wait_for};
 
 /// Far longer than a slow, busy machine takes for it.
 const COMPRESSING: Duration = Duration::from_secs(900);
-
-/// Where `cargo xtask build-ebpf` has put its files.
-fn artifacts(host: &Host) -> Result<std::path::PathBuf> {
-    let target = host.binary().ancestors().nth(2).context("no target folder")?;
-    Ok(target.join("bpf"))
-}
 
 fn address(engine: &Engine, container: &str) -> Result<String> {
     let shown = engine
@@ -51,7 +45,7 @@ fn a_service_of_a_swarm_on_two_hosts() {
         .ok()?;
 
         let made = folder(lab.host(1)?)?.join("managed");
-        image::plugin(&made, lab.host(1)?.binary(), &artifacts(lab.host(1)?)?)?;
+        image::plugin(&made, lab.host(1)?.binary(), &lab.host(1)?.artifacts()?)?;
         std::thread::scope(|scope| {
             let enabling = engines
                 .each_ref()
@@ -120,7 +114,7 @@ fn the_image_runs_and_attaches() {
         let engine = Engine::start(host)?;
         let folder = folder(host)?;
         let (rootfs, to) = (folder.join("rootfs"), folder.join("image.tar"));
-        image::rootfs(&rootfs, host.binary(), &artifacts(host)?)?;
+        image::rootfs(&rootfs, host.binary(), &host.artifacts()?)?;
         image::archive(&rootfs, &folder.join("work"), "weave:test", &to)?;
         engine
             .docker(&["load", "--input", &to.display().to_string()])?

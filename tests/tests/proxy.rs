@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use weave_tests::certificates::Certificates;
 use weave_tests::engine::{Engine, GATEWAY, folder};
 use weave_tests::lab::{Host, Lab, Plan};
 use weave_tests::process::{self, Background, LIMIT, Output, wait_for};
@@ -453,40 +454,23 @@ fn old_starts(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Certificates for `--tlsverify`.
-const CERTIFICATES: &str = r#"
-cd "$1" && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem
-for name in server client; do
-    openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name-key.pem -out $name.csr
-    printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=%sAuth\n' $name > $name.ext
-    openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile $name.ext \
-        -out $name.pem
-done 2>/dev/null
-"#;
-
 /// TLS over TCP, a link to the socket, and everything switched off that can be.
 fn other_options(world: &World<'_>) -> Result<()> {
-    let tls = world.files()?.join("tls");
-    fs::create_dir_all(&tls)?;
-    world
-        .host
-        .exec(&["sh", "-c", CERTIFICATES, "sh", &tls.display().to_string()])?
-        .ok()?;
-    let file = |name: &str| tls.join(name).display().to_string();
-    let link = tls.join("link.sock");
-    let options = [
-        "-H=tcp://0.0.0.0:12375".to_owned(),
-        format!("-H=unix://{}", link.display()),
-        "--tlsverify".to_owned(),
-        format!("--tlscacert={}", file("ca.pem")),
-        format!("--tlscert={}", file("server.pem")),
-        format!("--tlskey={}", file("server-key.pem")),
-        "--no-default-ipalloc".to_owned(),
-        "--without-dns".to_owned(),
-        "--no-rewrite-hosts".to_owned(),
-        "--no-multicast-route".to_owned(),
+    let tls = Certificates::make(world.host, &world.files()?.join("tls"))?;
+    let link = world.files()?.join("link.sock");
+    let link_option = format!("-H=unix://{}", link.display());
+    let mut options = vec![
+        "-H=tcp://0.0.0.0:12375",
+        &link_option,
+        "--tlsverify",
+        "--no-default-ipalloc",
+        "--without-dns",
+        "--no-rewrite-hosts",
+        "--no-multicast-route",
     ];
-    world.launch(&options.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let server = tls.server_options();
+    options.extend(server.iter().map(String::as_str));
+    world.launch(&options)?;
     let status = world.engine.weave(&["status"])?.ok()?;
     let shown = format!(
         "Address: tcp://0.0.0.0:12375, unix://{}, unix://{}\n",
@@ -499,13 +483,8 @@ fn other_options(world: &World<'_>) -> Result<()> {
     let docker = |certificate: bool, args: &[&str]| {
         let mut all = vec!["docker".to_owned(), "-H=tcp://127.0.0.1:12375".to_owned()];
         if certificate {
-            let options = [
-                ("cacert", "ca.pem"),
-                ("cert", "client.pem"),
-                ("key", "client-key.pem"),
-            ];
             all.push("--tlsverify".to_owned());
-            all.extend(options.map(|(option, name)| format!("--tls{option}={}", file(name))));
+            all.extend(tls.client_options());
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         world
@@ -635,6 +614,50 @@ fn docker_comes_later() {
         through(&["version"])?.ok()?;
         engine.weave(&["stop"])?.ok()?;
         ensure!(!Path::new(&socket).exists());
+        Ok(())
+    });
+}
+
+/// A Docker that is reached over TCP with TLS only, as `DOCKER_HOST` and its companions say.
+#[test]
+fn docker_behind_tls() {
+    Plan::mesh(1).test("dockertls", |lab: &Lab| {
+        let host = lab.host(1)?;
+        let files = folder(host)?;
+        let tls = Certificates::make(host, &files.join("tls"))?;
+        let engine = Engine::start_with_tls(host, "127.0.0.1:2376", &tls)?;
+        let listen = format!("-H=unix://{}", host.run_dir().join("weave.sock").display());
+        let world = World { engine, host };
+        world.engine.launch(&[&listen])?;
+        let shown = world.run(&["--network", "none"], &INTERFACE)?;
+        ensure!(shown.contains(" inet 10.32."), "{shown}");
+        // The command asks Docker as well, and the daemon hears of what happens to the container.
+        world.engine.run("plain", "none")?;
+        let address = world.engine.attach("plain")?;
+        world.engine.docker(&["restart", "--time", "0", "plain"])?.ok()?;
+        let again = wait_for("plain to be attached again", LIMIT, || {
+            Ok(world.cidrs("plain")?.pop())
+        })?;
+        ensure!(
+            again.starts_with(&format!("{address}/")),
+            "{again} after {address}"
+        );
+        world
+            .engine
+            .docker(&["run", "--detach", "--network", "weave", "box", "sleep", "100000"])?
+            .ok()?;
+        world.stop()?;
+
+        // Its own authority is another one.
+        let other = Certificates::make(host, &files.join("other"))?;
+        let mut command = world.engine.command(&host.binary().display().to_string())?;
+        command
+            .args(["launch", "--proxy", &listen, "--docker-api=tcp://127.0.0.1:2376"])
+            .env("DOCKER_TLS_VERIFY", "1")
+            .env("DOCKER_CERT_PATH", other.client_folder());
+        let message = process::run(&mut command, LIMIT)?.fails_with(1)?;
+        let expected = "Could not start proxy: no Docker at tcp://127.0.0.1:2376: invalid peer certificate";
+        ensure!(message.contains(expected), "{message}");
         Ok(())
     });
 }

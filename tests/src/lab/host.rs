@@ -129,6 +129,15 @@ impl Host {
         &self.binary
     }
 
+    /// Where `cargo xtask build-ebpf` has put what comes with that program.
+    ///
+    /// # Errors
+    /// If the program is not in a target folder.
+    pub fn artifacts(&self) -> Result<PathBuf> {
+        let target = self.binary.ancestors().nth(2).context("no target folder")?;
+        Ok(target.join("bpf"))
+    }
+
     /// A command that will run on this host, with `weave-ctl` in the path and its own folders in
     /// the environment.
     ///

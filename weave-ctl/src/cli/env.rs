@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use super::client::Client;
+use crate::docker::tls;
 use crate::mesh::crypto::Password;
 
 /// The variable with the password.
@@ -75,12 +76,11 @@ impl DockerEnv {
         let client = given_host(&words)
             .or_else(|| set("DOCKER_CLIENT_HOST"))
             .or_else(|| set("DOCKER_HOST"));
-        let home = || PathBuf::from(set("HOME").unwrap_or_else(|| "/".to_owned())).join(".docker");
         Self {
             client,
             given_proxy_host: set("PROXY_HOST"),
             original: lookup("ORIG_DOCKER_HOST"),
-            cert_dir: set("DOCKER_CERT_PATH").map_or_else(home, PathBuf::from),
+            cert_dir: tls::client_folder(lookup),
         }
     }
 
@@ -176,6 +176,6 @@ impl Env {
 }
 
 /// The daemon changes its working directory.
-pub(super) fn absolute(path: &Path) -> PathBuf {
+pub(in crate::cli) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

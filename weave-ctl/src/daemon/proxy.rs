@@ -14,8 +14,10 @@ use tokio_rustls::TlsAcceptor;
 use super::core::Ending;
 use crate::api::backend::DnsFacts;
 use crate::cli::launch::{LaunchOptions, Run};
+use crate::docker::endpoint::Endpoint;
 use crate::docker::keeper::Keeper;
-use crate::docker::proxy::{Dns, Endpoint, Inherited, Listening, Proxy, Seen, Settings, acceptor};
+use crate::docker::proxy::{Dns, Inherited, Listening, Proxy, Seen, Settings};
+use crate::docker::tls::acceptor;
 use crate::docker::wait_folders::WaitFolders;
 use crate::net::{Netlink, Netns, bridge, mac_text, ps};
 
@@ -106,7 +108,7 @@ pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Pr
 
 async fn is_there(endpoint: &Endpoint) -> Result<(), String> {
     match tokio::time::timeout(PATIENCE, endpoint.is_there()).await {
-        Ok(answered) => answered.map_err(|e| e.to_string()),
+        Ok(answered) => answered,
         Err(_) => Err("no answer".to_owned()),
     }
 }

@@ -12,8 +12,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+
+use super::endpoint::Endpoint;
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// Engines have answered `/_ping` with their version since this one (Docker 1.13).
@@ -48,9 +48,6 @@ impl<E: std::error::Error> From<E> for Failure {
         Self::Unreachable(error.to_string())
     }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Connection = SendRequest<Full<Bytes>>;
 
@@ -120,21 +117,10 @@ async fn bounded(response: Response<Incoming>) -> Result<Bytes, Failure> {
     Ok(body.map_err(|e| Failure::Unreachable(e.to_string()))?.to_bytes())
 }
 
-async fn stream(host: &str) -> Result<Box<dyn Stream>, Failure> {
-    Ok(if let Some(path) = host.strip_prefix("unix://") {
-        Box::new(UnixStream::connect(path).await?)
-    } else if let Some(address) = host.strip_prefix("tcp://") {
-        Box::new(TcpStream::connect(address.trim_end_matches('/')).await?)
-    } else if !host.contains("://") {
-        Box::new(TcpStream::connect(host).await?)
-    } else {
-        let forms = "the address must begin with unix:// or tcp://";
-        return Err(Failure::Unreachable(forms.to_owned()));
-    })
-}
-
 async fn connect(host: &str) -> Result<Connection, Failure> {
-    let (sender, connection) = handshake(TokioIo::new(stream(host).await?)).await?;
+    let forms = || Failure::Unreachable("the address must begin with unix:// or tcp://".to_owned());
+    let stream = Endpoint::parse(host).ok_or_else(forms)?.connect().await?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     // It ends with the sender; its errors show up there.
     tokio::spawn(connection);
     Ok(sender)

@@ -3,6 +3,7 @@
 
 pub mod attachment;
 mod client;
+pub mod endpoint;
 pub mod events;
 pub mod hosts;
 pub mod keeper;
@@ -11,6 +12,7 @@ pub mod plugin;
 pub mod process;
 pub mod proxy;
 pub mod resolver;
+pub mod tls;
 pub mod wait_folders;
 
 pub use lookup::{

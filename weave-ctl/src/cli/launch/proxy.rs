@@ -8,7 +8,8 @@ use super::flags::boolean;
 use super::options::fatal;
 use crate::cli::env::{DockerEnv, absolute};
 use crate::cli::{Env, Failure};
-use crate::docker::proxy::{HostnameRules, Place, TlsOptions};
+use crate::docker::proxy::{HostnameRules, Place};
+use crate::docker::tls::{self, TlsOptions};
 
 /// The socket in the run directory, which is /var/run/weave as a rule.
 const SOCKET: &str = "weave.sock";
@@ -233,9 +234,9 @@ fn given(args: &ProxyArgs, env: &DockerEnv) -> Option<TlsOptions> {
     };
     (verify || args.tls.unwrap_or(false)).then(|| TlsOptions {
         verify,
-        ca: file(&args.tlscacert, "ca.pem"),
-        cert: file(&args.tlscert, "cert.pem"),
-        key: file(&args.tlskey, "key.pem"),
+        ca: file(&args.tlscacert, tls::CA),
+        cert: file(&args.tlscert, tls::CERT),
+        key: file(&args.tlskey, tls::KEY),
     })
 }
 

@@ -12,9 +12,10 @@ use super::options::LaunchOptions;
 use super::password;
 use crate::api::report::Report;
 use crate::cli::client::Client;
-use crate::cli::env::PASSWORD;
+use crate::cli::env::{PASSWORD, absolute};
 use crate::cli::lock::{Lock, LockError};
 use crate::cli::{Context, Failure, Outcome, block_on, need_root, note, out};
+use crate::docker::tls::CERTIFICATES;
 use crate::net::{NetError, Netlink, overlap};
 
 /// Exit status when the daemon runs already.
@@ -189,6 +190,10 @@ fn daemon_command(options: &LaunchOptions, words: &[String]) -> Result<Command, 
     command
         .args(password::without(words.get(1..).unwrap_or_default()))
         .env_remove(PASSWORD);
+    if let Some(folder) = std::env::var_os(CERTIFICATES).filter(|folder| !folder.is_empty()) {
+        // It changes its working directory.
+        command.env(CERTIFICATES, absolute(Path::new(&folder)));
+    }
     Ok(command)
 }
 

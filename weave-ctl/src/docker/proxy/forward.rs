@@ -48,7 +48,7 @@ impl Proxy {
         // Of a stream, what comes after the head is not for us to look at.
         let stream = may_become_stream(&request);
         let (ready, after) = self.intercept(request).await?;
-        let mut upstream = self.docker.connect::<AnyBody>().await?;
+        let mut upstream = self.docker.open::<AnyBody>().await?;
         let sent = Arc::new(Notify::new());
         let request = ready.map(|body| Sent::to(upstream.stream.clone(), body, sent.clone()));
         let (here, there) = (client.stream.clone(), upstream.stream.clone());

@@ -12,8 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::Failure;
-use super::shared::{Shared, Stream};
+use super::shared::Shared;
 use super::upstream::Task;
+use crate::docker::endpoint::Stream;
 
 /// Bytes on their way, in each direction.
 const BUFFER: usize = 64 << 10;

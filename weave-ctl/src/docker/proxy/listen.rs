@@ -10,8 +10,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::place::Place;
-use super::shared::Stream;
-use super::upstream::Endpoint;
+use crate::docker::endpoint::Endpoint;
+use crate::docker::endpoint::Stream;
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 1024;

@@ -22,7 +22,6 @@ mod start;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
-mod tls;
 mod upstream;
 
 use std::net::IpAddr;
@@ -35,9 +34,8 @@ pub use hostname::{Dns, HostnameRules};
 pub use inspect::Seen;
 pub use listen::{Inherited, ListenError, Listening};
 pub use place::{InvalidPlace, Place};
-pub use tls::{TlsError, TlsOptions, acceptor};
-pub use upstream::Endpoint;
 
+use super::endpoint::Endpoint;
 use super::keeper::Keeper;
 use super::wait_folders::WaitFolders;
 
@@ -114,7 +112,7 @@ pub enum Failure {
     Body(String),
     /// Docker is not there.
     #[error("Could not connect to target")]
-    Connect,
+    Connect(String),
     /// Docker has not answered.
     #[error("Could not make request to target: {0}")]
     Request(String),

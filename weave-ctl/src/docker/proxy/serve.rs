@@ -17,7 +17,8 @@ use tokio_rustls::TlsAcceptor;
 use super::Proxy;
 use super::forward::Client;
 use super::listen::{Listener, Listening};
-use super::shared::{Shared, Stream};
+use super::shared::Shared;
+use crate::docker::endpoint::Stream;
 
 /// A TLS handshake must be over after this long.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);

@@ -10,9 +10,7 @@ use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// Any connection.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+use crate::docker::endpoint::Stream;
 
 /// Bytes that are read to see whether there are more.
 const AHEAD: usize = 4096;

@@ -1,8 +1,5 @@
 //! Connections to Docker, and our own questions to it.
 
-use std::io;
-use std::path::PathBuf;
-
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -10,25 +7,16 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::Failure;
 use super::create::Image;
 use super::inspect::Container;
 use super::shared::Shared;
+use crate::docker::endpoint::Endpoint;
 
 /// More than any honest answer to a question of ours, in bytes.
 pub(super) const ANSWER_LIMIT: usize = 64 << 20;
-
-/// Where Docker listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `unix://PATH`
-    Unix(PathBuf),
-    /// `tcp://ADDRESS:PORT`, or without scheme.
-    Tcp(String),
-}
 
 /// Ends the connection when it is dropped.
 pub(super) struct Task(JoinHandle<()>);
@@ -60,42 +48,21 @@ struct InspectedImage {
 }
 
 impl Endpoint {
-    /// As `--docker-api` has it. `None`: no such scheme.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.split_once("://") {
-            Some(("unix", path)) => Some(Self::Unix(path.into())),
-            Some(("tcp" | "http", address)) => Some(Self::Tcp(address.trim_end_matches('/').to_owned())),
-            Some(_) => None,
-            None => Some(Self::Tcp(text.to_owned())),
-        }
-    }
-
-    async fn stream(&self) -> io::Result<Shared> {
-        Ok(match self {
-            Self::Unix(path) => Shared::new(Box::new(UnixStream::connect(path).await?)),
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Shared::new(Box::new(stream))
-            }
-        })
-    }
-
-    pub(super) async fn connect<B>(&self) -> Result<Upstream<B>, Failure>
+    /// Ready for one request.
+    pub(super) async fn open<B>(&self) -> Result<Upstream<B>, Failure>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
-        let failed = |error: io::Error| {
-            tracing::debug!("cannot connect to Docker: {error}");
-            Failure::Connect
-        };
-        let stream = self.stream().await.map_err(failed)?;
+        let stream = self
+            .connect()
+            .await
+            .map_err(|e| Failure::Connect(e.to_string()))?;
+        let stream = Shared::new(stream);
         let handshake = Builder::new()
             .preserve_header_case(true)
             .title_case_headers(true)
             .handshake(TokioIo::new(stream.clone()));
-        let (sender, connection) = handshake.await.map_err(|_| Failure::Connect)?;
+        let (sender, connection) = handshake.await.map_err(|e| Failure::Connect(e.to_string()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!("connection to Docker: {error}");
@@ -110,7 +77,7 @@ impl Endpoint {
 
     /// A question of ours, in the newest version of the API that Docker has. `None`: there is no such thing.
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
-        let mut upstream = self.connect::<Full<Bytes>>().await?;
+        let mut upstream = self.open::<Full<Bytes>>().await?;
         let request = Request::get(path).header(HOST, HeaderValue::from_static("docker"));
         let request = request
             .body(Full::default())
@@ -134,9 +101,13 @@ impl Endpoint {
     ///
     /// # Errors
     /// Why not.
-    pub async fn is_there(&self) -> Result<(), Failure> {
-        let version = self.ask::<serde_json::Value>("/version").await?;
-        version.map(drop).ok_or(Failure::Connect)
+    pub async fn is_there(&self) -> Result<(), String> {
+        match self.ask::<serde_json::Value>("/version").await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err("that is not Docker".to_owned()),
+            Err(Failure::Connect(why)) => Err(why),
+            Err(failure) => Err(failure.to_string()),
+        }
     }
 
     /// A container by name, ID or beginning of an ID.
@@ -197,21 +168,8 @@ pub(super) fn is_stream(answer: &Response<Incoming>) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints() {
-        for (text, endpoint) in [
-            ("unix:///a/b.sock", Some(Endpoint::Unix("/a/b.sock".into()))),
-            ("tcp://1.2.3.4:5/", Some(Endpoint::Tcp("1.2.3.4:5".to_owned()))),
-            ("host:2375", Some(Endpoint::Tcp("host:2375".to_owned()))),
-            ("ssh://host", None),
-        ] {
-            assert_eq!(Endpoint::parse(text), endpoint, "{text}");
-        }
-    }
 
     #[test]
     fn names_in_paths() {
