@@ -110,6 +110,22 @@ pub fn run(detail: Detail) -> Result<()> {
     Ok(())
 }
 
+/// Where programs and maps are pinned; systemd mounts it at boot.
+const BPF_ROOT: &str = "/sys/fs/bpf";
+
+/// Mounts the BPF file system, on a machine that has none.
+pub fn bpf_file_system() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mounted = |line: &str| line.split(' ').nth(1) == Some(BPF_ROOT);
+    if mounts.lines().any(mounted) {
+        return Ok(());
+    }
+    println!("  mounting the BPF file system");
+    let mut mount = as_root("mount")?;
+    mount.args(["-t", "bpf", "bpf", BPF_ROOT]);
+    crate::shell::run(&mut mount)
+}
+
 /// Installs those of the programs that are missing; each comes with the name of its package.
 pub fn need(programs: &[(&str, &str)]) -> Result<()> {
     match &missing(programs)[..] {

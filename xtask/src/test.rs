@@ -42,8 +42,10 @@ pub fn run() -> ExitCode {
         ]))
     });
     tally.check("Lints: BPF programs", lint_ebpf);
-    let ready = tally.check("Setup", || setup::run(setup::Detail::Changes))
-        && tally.check("BPF programs", || ebpf::build().map(drop));
+    let ready = tally.check("Setup", || {
+        setup::run(setup::Detail::Changes)?;
+        setup::bpf_file_system()
+    }) && tally.check("BPF programs", || ebpf::build().map(drop));
     let built = tally.check("Build", || {
         run_command(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))
     });

@@ -45,7 +45,7 @@ pub type OwnedList = Vec<(String, Vec<Cidr>)>;
 pub struct DnsFacts {
     /// The local domain, with its final dot.
     pub domain: String,
-    /// Where questions are answered; `None` where the address is somebody else's.
+    /// Where questions are answered now; 0.0.0.0: at addresses of the weave bridge. `None`: nowhere.
     pub address: Option<SocketAddr>,
 }
 
@@ -89,7 +89,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Where the Docker API proxy listens; `None`: it does not.
     fn proxy_addresses(&self) -> Option<Vec<String>>;
     /// WeaveDNS; if `None`, its routes do not exist (404).
-    fn dns(&self) -> Option<&DnsFacts>;
+    fn dns(&self) -> Option<DnsFacts>;
     /// `PUT /name/{id}/{ip}`. `check_alive`: taken back if Docker says that the container does not run.
     fn add_name(
         &self,

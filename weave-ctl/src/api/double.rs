@@ -231,8 +231,8 @@ impl Backend for Double {
         proxy.map(|proxy| proxy.addresses.clone())
     }
 
-    fn dns(&self) -> Option<&DnsFacts> {
-        self.dns.as_ref()
+    fn dns(&self) -> Option<DnsFacts> {
+        self.dns.clone()
     }
 
     async fn add_name(

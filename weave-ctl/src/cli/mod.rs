@@ -37,7 +37,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use env::{Env, Paths};
 pub use failure::{Failure, Outcome};
-pub(crate) use standby::{end as end_standby, start as start_standby};
+pub(crate) use plugin_v2::is_up as managed_plugin_is_up;
+pub(crate) use standby::{end as end_standby, is_there as has_standby, start as start_standby};
 
 /// Commands that went away with Weave Net 2.0.
 const REMOVED: [&str; 8] = [

@@ -16,8 +16,11 @@ use crate::net::{Netlink, overlap};
 
 /// Its name; only for the entrypoint, so no help names it.
 pub(super) const COMMAND: &str = "plugin-v2-launch";
-/// Its presence says that Docker has started this plugin before: while Docker restarts, it cannot be asked.
+/// Its presence says that this plugin has run with the peers that Docker told: while Docker restarts, it cannot be
+/// asked.
 const SENTINEL: &str = "/restart.sentinel";
+/// Tells the daemon to write that file.
+const VARIABLE: &str = "WEAVE_RESTART_SENTINEL";
 /// How long Docker may take to tell of the swarm.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -61,15 +64,31 @@ pub(crate) fn launch() -> Outcome {
     let again = Path::new(SENTINEL).exists();
     let info = block_on(async {
         check_range(&range).await?;
-        Ok(if again { Info::default() } else { info().await })
+        Ok(if again {
+            Some(Info::default())
+        } else {
+            info().await
+        })
     })?;
-    if !again && let Err(error) = std::fs::write(SENTINEL, "") {
-        note(&format!("WARNING: cannot write {SENTINEL}: {error}"));
-    }
-    let args = arguments(&root, &range, again, &info, lookup);
+    let told = info.is_some();
+    let args = arguments(&root, &range, again, &info.unwrap_or_default(), lookup);
     let failed = |error: std::io::Error| Failure::new(1, format!("cannot start the daemon: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
-    Err(failed(Command::new(program).args(args).exec()))
+    let mut daemon = Command::new(program);
+    if told {
+        daemon.env(VARIABLE, SENTINEL);
+    }
+    Err(failed(daemon.args(args).exec()))
+}
+
+/// The daemon is up, and knows its peers.
+pub(crate) fn is_up() {
+    let Some(sentinel) = std::env::var_os(VARIABLE) else {
+        return;
+    };
+    if let Err(error) = std::fs::write(&sentinel, "") {
+        tracing::warn!("cannot write {}: {error}", Path::new(&sentinel).display());
+    }
 }
 
 /// Docker mounts `/proc/sys` read-only into plugins; the host's, which we are given, is not.
@@ -90,17 +109,17 @@ async fn check_range(range: &str) -> Outcome {
     Ok(overlap::check_network(&nl, range, &["weave"]).await?)
 }
 
-async fn info() -> Info {
+async fn info() -> Option<Info> {
     let asked = tokio::time::timeout(PATIENCE, docker::ask_default("/info")).await;
     let why = match asked {
-        Ok(Ok(info)) => return info,
+        Ok(Ok(info)) => return Some(info),
         Ok(Err(why)) => why,
         Err(_) => "no answer".to_owned(),
     };
     note(&format!(
         "WARNING: Docker does not tell of its swarm, so there are no peers: {why}"
     ));
-    Info::default()
+    None
 }
 
 fn arguments(

@@ -69,11 +69,15 @@ fn exports(address: &str, present: &str) -> String {
 
 /// The proxy's first address; `None`: it does not run.
 async fn address(context: &Context) -> Result<Option<String>, Failure> {
+    let all = addresses(context).await?;
+    Ok(all.and_then(|all| all.into_iter().next()))
+}
+
+/// All addresses of the proxy, as clients can use them; `None`: it does not run.
+pub(super) async fn addresses(context: &Context) -> Result<Option<Vec<String>>, Failure> {
+    let docker = &context.env.docker;
     match context.env.client().call("GET", "/proxyaddrs", &[]).await {
-        Ok(lines) => Ok(lines
-            .lines()
-            .next()
-            .map(|line| reachable(line, &context.env.docker))),
+        Ok(lines) => Ok(Some(lines.lines().map(|line| reachable(line, docker)).collect())),
         Err(Failure { code: DISABLED, .. }) => Ok(None),
         Err(failure) => Err(failure),
     }

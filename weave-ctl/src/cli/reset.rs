@@ -4,13 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::lock::Lock;
-use super::{Context, Failure, Outcome, Paths, end_standby, need_root, note, stop};
+use super::{Context, Failure, Outcome, Paths, end_standby, has_standby, need_root, note, stop};
+use crate::docker::plugin::record::{Record, is_held};
 use crate::docker::wait_folders::WaitFolders;
 use crate::net::{Netlink, bridge, expose};
 use crate::overlay::fastdp::attach;
 
-/// Where Docker finds our plugins.
-const PLUGIN_SOCKETS: [&str; 2] = ["weave.sock", "weavemesh.sock"];
 /// Time for the heir to learn of its inheritance.
 const HANDOVER: Duration = Duration::from_millis(500);
 /// Time for an orderly end.
@@ -40,13 +39,18 @@ pub(super) async fn reset(args: &ResetArgs, context: &Context) -> Outcome {
     if running && context.env.client().ask("DELETE", "/peer", &[]).await.is_ok() {
         tokio::time::sleep(HANDOVER).await;
     }
-    if running {
+    // Docker asks somebody whether it may go.
+    if running || has_standby(&paths.run_dir) {
         stop::remove_network(context).await;
     }
     stop::stop_daemon(&paths.run_dir, GRACE).await?;
     end_standby(&paths.run_dir);
-    for socket in PLUGIN_SOCKETS {
-        report(remove(&context.env.plugin_dir.join(socket)));
+    let recorded = Record::read(&paths.run_dir).map_or_else(Vec::new, |record| record.sockets);
+    for socket in recorded.into_iter().chain(stop::plugin_sockets(context)) {
+        // Those that systemd listens at are its own.
+        if !is_held(&socket) {
+            report(remove(&socket));
+        }
     }
     // Nobody may launch while we remove.
     let lock = Lock::acquire(&paths.run_dir).map_err(|e| Failure::new(1, e.to_string()))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use super::client::DISABLED;
+use super::proxy_env::addresses;
 use super::{Context, Failure, address, block_on};
 
 /// What `docker run` itself gives when it cannot run anything.
@@ -77,25 +77,15 @@ fn docker_run(args: &[String], without_dns: bool) -> Result<Vec<String>, Failure
 
 /// Where the daemon's proxy listens; a socket rather than a port.
 async fn proxy(context: &Context) -> Result<String, Failure> {
-    let client = context.env.client();
-    let addresses = match client.call("GET", "/proxyaddrs", &[]).await {
-        Err(failure) if failure.code == DISABLED => String::new(),
-        asked => asked?,
-    };
-    let found = choose(&addresses);
-    found.ok_or_else(|| {
+    let addresses = addresses(context).await?.unwrap_or_default();
+    let socket = addresses.iter().find(|address| address.starts_with("unix://"));
+    let found = socket.or(addresses.first());
+    found.cloned().ok_or_else(|| {
         let text = "the Docker API proxy, by which 'weave run' works, is not there: see 'weave status'. It comes with \
                     'weave launch', unless that is given --proxy=false or an empty --docker-api. Without it: 'docker \
                     run', then 'weave attach'.";
         Failure::new(DOCKER_FAILED, text)
     })
-}
-
-fn choose(addresses: &str) -> Option<String> {
-    let socket = addresses.split_whitespace().find(|a| a.starts_with("unix://"));
-    let found = socket.or_else(|| addresses.split_whitespace().next())?;
-    // Where it listens everywhere, it does so here.
-    Some(found.replacen("//0.0.0.0:", "//127.0.0.1:", 1))
 }
 
 #[cfg(test)]
@@ -120,20 +110,6 @@ mod tests {
         assert_eq!(two[2..], words("--env=WEAVE_DNS=none -ti box sh"));
         for wrong in ["", "10.2.1.1/24", "net:10.2.1.1/24 box"] {
             assert_eq!(docker_run(&words(wrong), false).unwrap_err().code, 1, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_proxys_address() {
-        for (addresses, chosen) in [
-            ("tcp://0.0.0.0:12375\n", Some("tcp://127.0.0.1:12375")),
-            (
-                "tcp://1.2.3.4:5\nunix:///run/w.sock\n",
-                Some("unix:///run/w.sock"),
-            ),
-            ("", None),
-        ] {
-            assert_eq!(choose(addresses).as_deref(), chosen);
         }
     }
 }

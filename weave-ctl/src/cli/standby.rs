@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -73,17 +73,26 @@ pub(crate) fn start(
     Ok(child)
 }
 
+/// The one that a daemon has left, or has beside it.
+fn noted(run_dir: &Path) -> Option<i32> {
+    let text = fs::read_to_string(run_dir.join(PID_FILE)).ok()?;
+    text.trim().parse().ok()
+}
+
+fn is_one(pid: i32) -> bool {
+    let name = fs::read(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| name.trim_ascii_end() == PROCESS.to_bytes())
+}
+
+/// Is one there?
+pub(crate) fn is_there(run_dir: &Path) -> bool {
+    noted(run_dir).is_some_and(is_one)
+}
+
 /// Ends the one that an earlier daemon has left, if any.
 pub(crate) fn end(run_dir: &Path) {
-    let file = run_dir.join(PID_FILE);
-    let Some(pid) = fs::read_to_string(&file)
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok())
-    else {
-        return;
-    };
-    let comm = PathBuf::from(format!("/proc/{pid}/comm"));
-    let is_ours = || fs::read(&comm).is_ok_and(|name| name.trim_ascii_end() == PROCESS.to_bytes());
+    let Some(pid) = noted(run_dir) else { return };
+    let is_ours = || is_one(pid);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let until = Instant::now() + PATIENCE;
         if is_ours() {
@@ -96,7 +105,7 @@ pub(crate) fn end(run_dir: &Path) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    let _ = fs::remove_file(file);
+    let _ = fs::remove_file(run_dir.join(PID_FILE));
 }
 
 /// Being it.

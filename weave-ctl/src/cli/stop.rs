@@ -1,6 +1,6 @@
 //! `weave stop` (cli.md 4.15): ends the daemon; bridge, addresses and fast path stay.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -9,9 +9,13 @@ use tokio::time::Instant;
 
 use super::dying::is_dying;
 use super::lock::Lock;
-use super::{Context, Failure, Outcome, need_root, note};
+use super::proxy_env::addresses as proxy_addresses;
+use super::{Context, Failure, Outcome, has_standby, need_root, note, out};
 use crate::docker::plugin::network;
+use crate::docker::plugin::record::{Record, is_held};
 
+/// In Docker's folder for plugins, unless the daemon was told otherwise.
+const PLUGIN_SOCKETS: [&str; 2] = ["weave.sock", "weavemesh.sock"];
 /// Ends the daemon but not the traffic.
 const KEEP_TRAFFIC: Signal = Signal::SIGUSR1;
 /// Where Docker is unless DOCKER_HOST says otherwise.
@@ -44,22 +48,69 @@ pub(super) async fn stop(args: &StopArgs, context: &Context) -> Outcome {
     } else {
         Signal::SIGTERM
     };
-    if first == Signal::SIGTERM && Lock::holder(&context.env.paths.run_dir).is_some() {
+    let run_dir = &context.env.paths.run_dir;
+    if first == Signal::SIGTERM && Lock::holder(run_dir).is_some() {
         remove_network(context).await;
+        warn_of_proxy(context).await;
     }
-    if !end_daemon(&context.env.paths.run_dir, first, GRACE).await? {
+    if !end_daemon(run_dir, first, GRACE).await? {
         note("Weave is not running (ignore on Kubernetes).");
+    } else if !has_standby(run_dir) && plugin_sockets(context).iter().any(|socket| is_held(socket)) {
+        note("NOTE: systemd starts weave again when Docker calls it. Against that:");
+        note("  systemctl stop weave-plugin.socket");
     }
     Ok(())
 }
 
-/// Docker's network `weave` is there as long as we are. Without Docker there is none.
+/// Where Docker finds our plugins.
+pub(super) fn plugin_sockets(context: &Context) -> [PathBuf; 2] {
+    PLUGIN_SOCKETS.map(|name| context.env.plugin_dir.join(name))
+}
+
+/// Who has run `eval "$(weave env)"` in this shell has no Docker any more.
+async fn warn_of_proxy(context: &Context) {
+    let docker = &context.env.docker;
+    let Ok(Some(addresses)) = proxy_addresses(context).await else {
+        return;
+    };
+    if docker
+        .client
+        .as_ref()
+        .is_some_and(|client| addresses.contains(client))
+    {
+        out(
+            "WARNING: It appears that your environment is configured to use the Weave Docker API proxy. Stopping it \
+             will break this and subsequent docker invocations. To restore your environment, run 'eval $(weave env \
+             --restore)'.\n",
+        );
+    }
+}
+
+/// Docker's network `weave` is there as long as we are.
 pub(super) async fn remove_network(context: &Context) {
-    let docker = context.env.docker_host.as_deref().unwrap_or(DOCKER);
-    let removing = network::remove(docker, MESH_DRIVER);
-    let attached = match tokio::time::timeout(GRACE, removing).await {
-        Ok(Ok(attached)) if !attached.is_empty() => attached,
-        _ => return,
+    let record = Record::read(&context.env.paths.run_dir).unwrap_or_else(|| Record {
+        docker: context
+            .env
+            .docker_host
+            .clone()
+            .unwrap_or_else(|| DOCKER.to_owned()),
+        driver: MESH_DRIVER.to_owned(),
+        sockets: Vec::new(),
+    });
+    if record.docker.is_empty() || record.driver.is_empty() {
+        return;
+    }
+    let removing = network::remove(&record.docker, &record.driver);
+    let removed = tokio::time::timeout(GRACE, removing).await;
+    let attached = match removed.unwrap_or_else(|_| Err("no answer".to_owned())) {
+        Ok(attached) if attached.is_empty() => return,
+        Ok(attached) => attached,
+        Err(why) => {
+            return note(&format!(
+                "WARNING: Docker keeps its network \"{}\": {why}",
+                network::NAME
+            ));
+        }
     };
     note(&format!(
         "WARNING: the following containers are still attached to network \"{}\":",

@@ -269,7 +269,7 @@ impl Daemon {
         };
         self.scan_ports().await?;
         self.find_attached();
-        self.dns_subnets().await;
+        self.dns_addresses().await;
         self.tell_claim();
         let mut stop = std::pin::pin!(stop);
         self.settle()?;

@@ -1,19 +1,18 @@
 //! The DNS server of the daemon: where it listens, and what it is told of the host (control.md 2.4).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use anyhow::Context;
 
 use super::core::Daemon;
-use crate::cli::launch::{DnsOptions, LaunchOptions};
+use crate::cli::launch::LaunchOptions;
 use crate::dns::answer::Local;
-use crate::dns::server::{Config, Listen, PORT, Server};
+use crate::dns::server::{Config, Handle, Listen, PORT, Server};
 use crate::dns::zone::SharedZone;
 use crate::ipam::address::Cidr;
 use crate::net::{NetError, Netlink, bridge};
 
-/// Starts it, if it is wanted. The weave bridge exists by now. If the address that we chose ourselves is taken,
-/// names are gossiped all the same.
+/// Starts it, if it is wanted. The weave bridge exists by now.
 pub(super) async fn start(
     options: &LaunchOptions,
     nl: &Netlink,
@@ -22,39 +21,27 @@ pub(super) async fn start(
     let Some(dns) = &options.dns else { return Ok(None) };
     let config = Config {
         local: Local::new(&dns.domain, dns.ttl)?,
-        listen: listen(options, dns, nl).await?,
+        listen: dns.listen.map_or(Listen::Follow(PORT), Listen::At),
         fallback_timeout: dns.fallback_timeout,
         resolv_conf: dns.resolv_conf.clone(),
         upstream_port: PORT,
     };
-    let server = match Server::start(config, zone) {
-        Ok(server) => server,
-        // Nobody asked for this address, and some other server of the host's may have it.
-        Err(error) if dns.listen.is_none() => {
-            tracing::warn!("Names are not answered on this host: {error}");
-            return Ok(None);
-        }
-        Err(error) => return Err(error).context("Unable to start dns server"),
-    };
-    let (_, exposed) = bridge::exposed(nl, &options.bridge).await?;
-    server.handle().set_subnets(subnets(&exposed)).await;
+    let server = Server::start(config, zone).context("Unable to start dns server")?;
+    tell_addresses(&server.handle(), options, nl).await?;
     Ok(Some(server))
 }
 
-/// Containers of Docker reach the address of its bridge. Without Docker, they reach addresses of the weave bridge,
-/// which come and go with `weave expose`.
-async fn listen(options: &LaunchOptions, dns: &DnsOptions, nl: &Netlink) -> Result<Listen, NetError> {
-    if let Some(given) = dns.listen {
-        return Ok(Listen::At(given));
-    }
+/// Containers of Docker reach the address of its bridge, which comes with Docker. Others reach addresses of the weave
+/// bridge, which come and go with `weave expose`.
+async fn tell_addresses(server: &Handle, options: &LaunchOptions, nl: &Netlink) -> Result<(), NetError> {
     let docker = match nl.find_link(&options.docker_bridge).await? {
         Some(link) if !options.docker_api.is_empty() => nl.addresses(link.index).await?,
         _ => Vec::new(),
     };
-    Ok(match docker.first() {
-        Some(cidr) => Listen::At(SocketAddrV4::new(cidr.addr.into(), PORT)),
-        None => Listen::Bridge(PORT),
-    })
+    let docker = docker.first().map(|cidr| cidr.addr.into());
+    let (_, exposed) = bridge::exposed(nl, &options.bridge).await?;
+    server.set_addresses(docker, subnets(&exposed)).await;
+    Ok(())
 }
 
 /// Addresses with their masks.
@@ -65,12 +52,12 @@ fn subnets(exposed: &[Cidr]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
 }
 
 impl Daemon {
-    /// Addresses of this host have changed, perhaps those of the bridge.
-    pub(super) async fn dns_subnets(&mut self) {
+    /// Addresses of this host have changed, perhaps those of a bridge.
+    pub(super) async fn dns_addresses(&mut self) {
         if let Some(dns) = &self.resolver
-            && let Ok((_, exposed)) = bridge::exposed(&self.nl, &self.options.bridge).await
+            && let Err(error) = tell_addresses(dns, &self.options, &self.nl).await
         {
-            dns.set_subnets(subnets(&exposed)).await;
+            tracing::warn!("WeaveDNS cannot follow the addresses of this host: {error}");
         }
     }
 }

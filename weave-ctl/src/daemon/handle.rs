@@ -16,6 +16,7 @@ use crate::api::backend::{Backend, BackendError, Detail, DnsFacts, OwnedList};
 use crate::api::report::{Proxy, Report};
 use crate::dns::entry::{Id, State};
 use crate::dns::names::Filter;
+use crate::dns::server;
 use crate::docker;
 use crate::docker::attachment::Attachment;
 use crate::ipam::address::{Address, Cidr};
@@ -26,6 +27,9 @@ use crate::net::expose::Exposed;
 
 /// For a name that was found before.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often we look whether a container that waits for an address still lives.
+const LIFE_CHECK: Duration = Duration::from_secs(5);
 
 /// A way to ask the daemon's loop. Cheap to clone.
 #[derive(Clone)]
@@ -38,8 +42,14 @@ pub struct Handle {
     docker: Option<Arc<str>>,
     exposure: Exposure,
     attachments: Attachments,
-    dns: Option<Arc<DnsFacts>>,
+    dns: Option<Arc<NameService>>,
     proxy: Addresses,
+}
+
+/// WeaveDNS, as far as it does not change.
+struct NameService {
+    domain: String,
+    server: Option<server::Handle>,
 }
 
 /// Cancels a request whose client went away.
@@ -90,10 +100,10 @@ impl Handle {
         Self { docker, ..self }
     }
 
-    /// WeaveDNS, if it is on.
+    /// WeaveDNS with its local domain, if it is on.
     #[must_use]
-    pub fn with_dns(self, dns: Option<DnsFacts>) -> Self {
-        let dns = dns.map(Arc::new);
+    pub fn with_dns(self, domain: Option<String>, server: Option<server::Handle>) -> Self {
+        let dns = domain.map(|domain| Arc::new(NameService { domain, server }));
         Self { dns, ..self }
     }
 
@@ -108,6 +118,23 @@ impl Handle {
         match &self.docker {
             Some(host) if check && docker::is_gone(host, id).await => Err(BackendError::Cancelled),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits for a request of a container as long as that lives: its end may be told before the request arrives.
+    async fn while_it_lives<T>(
+        &self,
+        id: &str,
+        check: bool,
+        asked: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        self.must_live(id, check).await?;
+        let mut asked = std::pin::pin!(asked);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LIFE_CHECK, &mut asked).await {
+                return answer;
+            }
+            self.must_live(id, check).await?;
         }
     }
 
@@ -145,15 +172,14 @@ impl Backend for Handle {
         subnet: Option<Cidr>,
         check_alive: bool,
     ) -> Result<Cidr, BackendError> {
-        self.must_live(&id, check_alive).await?;
-        self.ask_patiently(|request, answer| Request::Allocate {
+        let asked = self.ask_patiently(|request, answer| Request::Allocate {
             request,
-            id,
+            id: id.clone(),
             subnet,
             is_container: check_alive,
             answer,
-        })
-        .await
+        });
+        self.while_it_lives(&id, check_alive, asked).await
     }
 
     async fn claim(
@@ -163,16 +189,15 @@ impl Backend for Handle {
         check_alive: bool,
         no_error_on_unknown: bool,
     ) -> Result<(), BackendError> {
-        self.must_live(&id, check_alive).await?;
-        self.ask_patiently(|request, answer| Request::Claim {
+        let asked = self.ask_patiently(|request, answer| Request::Claim {
             request,
-            id,
+            id: id.clone(),
             cidr,
             is_container: check_alive,
             no_error_on_unknown,
             answer,
-        })
-        .await
+        });
+        self.while_it_lives(&id, check_alive, asked).await
     }
 
     async fn lookup(&self, id: String, subnet: Option<Cidr>) -> Result<Vec<Cidr>, BackendError> {
@@ -209,8 +234,11 @@ impl Backend for Handle {
         self.default_subnet
     }
 
-    fn dns(&self) -> Option<&DnsFacts> {
-        self.dns.as_deref()
+    fn dns(&self) -> Option<DnsFacts> {
+        self.dns.as_ref().map(|dns| DnsFacts {
+            domain: dns.domain.clone(),
+            address: dns.server.as_ref().map(|server| server.address().into()),
+        })
     }
 
     async fn add_name(

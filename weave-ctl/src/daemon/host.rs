@@ -50,7 +50,7 @@ impl Daemon {
             }
             Change::Address => {
                 self.close_homeless().await?;
-                self.dns_subnets().await;
+                self.dns_addresses().await;
                 self.due.resolve = Now::ZERO;
             }
             Change::Route => self.due.resolve = Now::ZERO,
@@ -60,7 +60,7 @@ impl Daemon {
             Change::Lost => {
                 self.scan_ports().await?;
                 self.close_homeless().await?;
-                self.dns_subnets().await;
+                self.dns_addresses().await;
                 self.due.resolve = Now::ZERO;
             }
         }

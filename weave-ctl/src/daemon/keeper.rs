@@ -17,8 +17,8 @@ use crate::api::backend::Backend;
 use crate::docker::attachment::{Attachment, Kept};
 use crate::docker::events::ContainerEvent;
 use crate::docker::hosts::Hosts;
-use crate::docker::keeper::Keeper;
 use crate::docker::keeper::waiters::Taken;
+use crate::docker::keeper::{Keeper, Outcome};
 use crate::docker::proxy::rules::{self, Ask, Words};
 use crate::docker::resolver::{self, WeaveDns};
 use crate::docker::{self, DockerContainer, Life, process};
@@ -109,6 +109,16 @@ struct Job {
     kept: Option<Attachment>,
 }
 
+/// How a try has ended.
+enum Attempt {
+    /// It is attached, or none of ours, or has ended.
+    Done,
+    /// It cannot be attached. `pid`: its main process, if that waits for it.
+    Failed { why: String, pid: Option<u32> },
+    /// Docker gives no answer, so that nobody knows.
+    NoAnswer(String),
+}
+
 /// When a container is tried again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -173,71 +183,82 @@ impl Worker {
 
     /// From a start to the end of the attachment, and again for each start that comes meanwhile.
     async fn attend(self, id: String, wake: Arc<Notify>, mut mode: Mode) {
+        let mut taken = self.0.keeper.waiters().take(&id);
         loop {
-            let taken = self.0.keeper.waiters().take(&id);
-            let outcome = self.attach(&id, &taken, &wake, mode).await;
-            if !self.0.keeper.waiters().end(&id, taken, &outcome) {
-                return;
+            match self.attach(&id, &taken, &wake, mode).await {
+                Some(outcome) => {
+                    if !self.0.keeper.waiters().end(&id, taken, &outcome) {
+                        return;
+                    }
+                    taken = self.0.keeper.waiters().take(&id);
+                }
+                // Those who have waited so far wait for this start.
+                None => taken.join(self.0.keeper.waiters().take(&id)),
             }
             mode = Mode::Started;
         }
     }
 
-    async fn attach(&self, id: &str, taken: &Taken, wake: &Notify, mode: Mode) -> Result<(), String> {
+    /// Until it has its addresses, or cannot have them. `None`: it was started again while we waited to try again.
+    async fn attach(&self, id: &str, taken: &Taken, wake: &Notify, mode: Mode) -> Option<Outcome> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let (tried, pid) = match self.look(id).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(job)) => (
-                    self.work(id, &job).await,
-                    job.container.pid.filter(|_| job.words.is_some()),
-                ),
-                Err(error) => (Err(error.to_string()), None),
-            };
-            let now = docker::life(&self.0.docker, id).await;
-            self.tell_life(id, now).await;
-            let Err(why) = tried else { return Ok(()) };
-            match (now, mode) {
+            let tried = self.attempt(id).await;
+            let now = self.tell_life(id).await;
+            let why = match (tried, now) {
+                (Attempt::Done, _) => return Some(Ok(())),
                 // It has ended meanwhile: that is why.
-                (Life::Ended | Life::Gone, _) => return Ok(()),
+                (_, Life::Ended | Life::Gone) => return Some(Ok(())),
                 // And was started again: that start is told of.
-                (Life::Runs(now), Mode::Started) if pid.is_some_and(|pid| pid != now) => return Ok(()),
-                (_, Mode::Started) => {
+                (Attempt::Failed { pid: Some(pid), .. }, Life::Runs(now)) if pid != now => {
+                    return Some(Ok(()));
+                }
+                (Attempt::Failed { why, pid }, Life::Runs(_)) if mode == Mode::Started => {
                     tracing::warn!("cannot attach container {id}: {why}");
-                    return match pid {
-                        // It waits for nothing else.
-                        Some(pid) => {
-                            self.kill(id, pid, !taken.is_empty()).await;
-                            Err(why)
-                        }
-                        None => Ok(()),
+                    // Without one it waits for nothing.
+                    let Some(pid) = pid else {
+                        return Some(Ok(()));
                     };
+                    self.kill(id, pid, !taken.is_empty()).await;
+                    return Some(Err(why));
                 }
-                (_, Mode::Found) => {
-                    let after = pause.as_secs();
-                    tracing::warn!("cannot attach container {id}, trying again in {after} s: {why}");
-                }
+                (Attempt::Failed { why, .. } | Attempt::NoAnswer(why), _) => why,
+            };
+            let after = pause.as_secs();
+            tracing::warn!("cannot attach container {id}, trying again in {after} s: {why}");
+            self.0.keeper.waiters().pause(id);
+            if tokio::time::timeout(pause, wake.notified()).await.is_ok() {
+                return None;
             }
-            // A start that comes meanwhile is a reason to try at once.
-            let _ = tokio::time::timeout(pause, wake.notified()).await;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// A container may have died before it had its addresses and names: then its death has not freed them.
-    async fn tell_life(&self, id: &str, life: Life) {
-        let id = || id.to_owned();
-        let events = match life {
-            Life::Runs(_) => vec![ContainerEvent::Started(id())],
-            Life::Ended => vec![ContainerEvent::Died(id())],
-            Life::Gone => {
-                self.last().remove(&id());
-                vec![ContainerEvent::Died(id()), ContainerEvent::Destroyed(id())]
+    /// What Docker says of the container's life now; the loop has been told. A container may have died before it had
+    /// its addresses and names: then its death has not freed them.
+    async fn tell_life(&self, id: &str) -> Life {
+        let mut life = docker::life(&self.0.docker, id).await;
+        loop {
+            let owned = || id.to_owned();
+            let events = match life {
+                Life::Runs(_) => vec![ContainerEvent::Started(owned())],
+                Life::Ended => vec![ContainerEvent::Died(owned())],
+                Life::Gone => {
+                    self.last().remove(id);
+                    vec![ContainerEvent::Died(owned()), ContainerEvent::Destroyed(owned())]
+                }
+                Life::Unknown => Vec::new(),
+            };
+            for event in events {
+                self.0.events.send(Event::Container(event)).await;
             }
-            Life::Unknown => Vec::new(),
-        };
-        for event in events {
-            self.0.events.send(Event::Container(event)).await;
+            // What has changed since we asked was perhaps told before we told that; what changes from here on is
+            // told afterwards.
+            let now = docker::life(&self.0.docker, id).await;
+            if now == life || now == Life::Unknown {
+                return now;
+            }
+            life = now;
         }
     }
 
@@ -257,13 +278,12 @@ impl Worker {
         }
     }
 
-    /// `None`: it is none of ours, or has ended.
-    async fn look(&self, id: &str) -> Result<Option<Job>, NetError> {
-        let _permit = self.0.permits.acquire().await;
-        let found = match docker::resolve_at(&self.0.docker, id).await {
-            Ok(found) if found.running => found,
-            Ok(_) | Err(NetError::Inspect { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+    async fn attempt(&self, id: &str) -> Attempt {
+        let permit = self.0.permits.acquire().await;
+        let found = match docker::find_at(&self.0.docker, id).await {
+            Ok(Some(found)) if found.running => found,
+            Ok(_) => return Attempt::Done,
+            Err(error) => return Attempt::NoAnswer(error.to_string()),
         };
         let kept = self.0.attachments.get(id).await;
         let words = found
@@ -277,20 +297,31 @@ impl Worker {
             }
         };
         if words.is_none() && kept.is_none() {
-            return Ok(None);
+            return Attempt::Done;
         }
-        match container::of_docker_here(id, found) {
-            Ok(container) => Ok(Some(Job {
-                container,
-                words,
-                kept,
-            })),
-            Err(NetError::Died(_) | NetError::NotRunning(_)) => Ok(None),
+        let pid = found.pid.filter(|_| words.is_some());
+        let container = match container::of_docker_here(id, found) {
+            Ok(container) => container,
+            Err(NetError::Died(_) | NetError::NotRunning(_)) => return Attempt::Done,
             Err(error @ NetError::Elsewhere { .. }) => {
                 tracing::info!("{error}");
-                Ok(None)
+                return Attempt::Done;
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                let why = error.to_string();
+                return Attempt::Failed { why, pid };
+            }
+        };
+        // Waiting for an address is no work.
+        drop(permit);
+        let job = Job {
+            container,
+            words,
+            kept,
+        };
+        match self.work(id, &job).await {
+            Ok(()) => Attempt::Done,
+            Err(why) => Attempt::Failed { why, pid },
         }
     }
 

@@ -10,6 +10,7 @@ mod exposure;
 mod gate;
 mod handle;
 mod host;
+mod inherited;
 mod keeper;
 mod logging;
 mod mtu;

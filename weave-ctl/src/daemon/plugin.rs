@@ -1,7 +1,7 @@
 //! Docker's network plugins in the daemon: their sockets, and what they need of it (control.md 4.9, 4.10).
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use nix::sys::socket::{UnixAddr, getsockname};
+use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::core::{Daemon, Ending};
 use super::handle::Handle;
+use super::inherited;
 use crate::api::backend::Backend as _;
 use crate::api::http::{Listener, serve};
 use crate::api::report;
@@ -24,11 +24,16 @@ use crate::cli::{end_standby, start_standby};
 use crate::docker::plugin::containers::Follower;
 use crate::docker::plugin::driver::{Driver, Inner, Plugin, Scope};
 use crate::docker::plugin::options::{FILE_NAME, Networks};
+use crate::docker::plugin::record::Record;
 use crate::docker::plugin::{network, server, standby};
 use crate::net::Netlink;
 
 /// How long the network `weave` may take before we say that we are ready.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same while somebody waits for us, perhaps Docker.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long Docker may take to say that it is there.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// Who may use our sockets: root, and the group that an administrator gives them to.
 const MODE: u32 = 0o660;
 
@@ -68,6 +73,10 @@ pub(super) struct Service {
     plugin: Plugin<Handle>,
     /// `None`: Docker cannot be asked.
     pub follower: Option<Follower<Handle>>,
+    /// But for the sockets.
+    record: Record,
+    /// Somebody shall stand in for us while we are away.
+    standby: bool,
     run_dir: PathBuf,
     data_dir: PathBuf,
 }
@@ -81,17 +90,38 @@ pub(super) struct Serving {
     files: Vec<PathBuf>,
 }
 
+/// Its sockets among those of the service manager.
+pub(super) fn passed(options: &LaunchOptions, inherited: &mut inherited::Sockets) -> inherited::Sockets {
+    let plugin = options.plugin.iter();
+    let paths = plugin.flat_map(|plugin| [plugin.socket.as_deref(), plugin.mesh_socket.as_deref()]);
+    inherited.split_off(&paths.flatten().collect::<Vec<_>>())
+}
+
+/// Is Docker there, if the plugin was asked for?
+pub(super) async fn check(options: &LaunchOptions) -> anyhow::Result<()> {
+    let needs_docker = |plugin: &PluginOptions| plugin.asked && plugin.v2_multicast.is_none();
+    if !options.plugin.as_ref().is_some_and(needs_docker) || options.docker_api.is_empty() {
+        return Ok(());
+    }
+    let checked = tokio::time::timeout(CHECK_PATIENCE, network::check(&options.docker_api)).await;
+    let why = match checked {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(why)) => why,
+        Err(_) => "no answer".to_owned(),
+    };
+    bail!("Unable to start docker client: {why}")
+}
+
 /// Listens where Docker looks for plugins. A plugin that nobody asked for is left out if that fails.
-pub(super) async fn listen(options: &mut LaunchOptions) -> anyhow::Result<Sockets> {
+pub(super) fn listen(
+    options: &mut LaunchOptions,
+    inherited: &mut inherited::Sockets,
+) -> anyhow::Result<Sockets> {
     let Some(plugin) = &options.plugin else {
         return Ok(Sockets::default());
     };
-    if plugin.asked && plugin.v2_multicast.is_none() && !options.docker_api.is_empty() {
-        let checked = network::check(&options.docker_api).await;
-        checked.map_err(|why| anyhow::anyhow!("Unable to start docker client: {why}"))?;
-    }
     end_standby(&options.paths.run_dir);
-    match bind(plugin) {
+    match bind(plugin, inherited) {
         Err(error) if !plugin.asked => {
             tracing::warn!("there is no Docker plugin: {error:#}");
             options.plugin = None;
@@ -101,7 +131,7 @@ pub(super) async fn listen(options: &mut LaunchOptions) -> anyhow::Result<Socket
     }
 }
 
-fn bind(options: &PluginOptions) -> anyhow::Result<Sockets> {
+fn bind(options: &PluginOptions, inherited: &mut inherited::Sockets) -> anyhow::Result<Sockets> {
     let is_v2 = options.v2_multicast.is_some();
     let scope = if is_v2 { Scope::Global } else { Scope::Stored };
     let mut sockets = Sockets::default();
@@ -111,8 +141,8 @@ fn bind(options: &PluginOptions) -> anyhow::Result<Sockets> {
     ] {
         let Some(path) = path else { continue };
         let name = driver_name(Some(path));
-        let (listener, file) = match inherited(path)? {
-            Some(listener) => (listener, None),
+        let (listener, file) = match inherited.take_at(path) {
+            Some(socket) => (socket.into(), None),
             None => (make(path)?, Some(path.clone())),
         };
         sockets.0.push(Socket {
@@ -142,20 +172,6 @@ fn make(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A socket that systemd has made, so that Docker can connect before we run.
-fn inherited(path: &Path) -> anyhow::Result<Option<UnixListener>> {
-    for fd in sd_notify::listen_fds().context("sockets of systemd")? {
-        // SAFETY: systemd passes open descriptors, and nobody closes them.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let address = getsockname::<UnixAddr>(fd.as_raw_fd()).ok();
-        if address.as_ref().and_then(UnixAddr::path) == Some(path) {
-            // A copy: after a change of our name they are looked for again.
-            return Ok(Some(fd.try_clone_to_owned()?.into()));
-        }
-    }
-    Ok(None)
-}
-
 impl Service {
     /// `None`: there is no plugin.
     pub(super) fn new(options: &LaunchOptions, nl: &Netlink, handle: &Handle) -> Option<Self> {
@@ -172,10 +188,16 @@ impl Service {
             v2_multicast: wanted.v2_multicast,
         });
         let follower =
-            (!is_v2 && !options.docker_api.is_empty()).then(|| Follower::new(plugin.clone(), mesh));
+            (!is_v2 && !options.docker_api.is_empty()).then(|| Follower::new(plugin.clone(), mesh.clone()));
         Some(Self {
             plugin,
             follower,
+            record: Record {
+                docker: options.docker_api.clone(),
+                driver: mesh,
+                sockets: Vec::new(),
+            },
+            standby: options.standby,
             run_dir: options.paths.run_dir.clone(),
             data_dir: options.paths.data_dir.clone(),
         })
@@ -213,9 +235,16 @@ impl Service {
             let router = server::router(self.plugin.clone(), driver);
             servers.push(tokio::spawn(serve(Listener::inherited(listener)?, router, stop)));
         }
+        let record = Record {
+            sockets: files.clone(),
+            ..self.record.clone()
+        };
+        if let Err(error) = record.write(&self.run_dir) {
+            tracing::warn!("'weave reset' will not know our sockets: {error}");
+        }
         let standby = Arc::new(Mutex::new(None));
         // A managed plugin ends as a whole.
-        let stands_by = self.follower.is_some() && !copies.is_empty();
+        let stands_by = self.standby && self.follower.is_some() && !copies.is_empty();
         let starting = tokio::spawn(stand_by(
             self.clone(),
             handle.clone(),
@@ -223,8 +252,13 @@ impl Service {
             stands_by,
             standby.clone(),
         ));
+        let patience = if inherited::is_awaited() {
+            SHORT_PATIENCE
+        } else {
+            PATIENCE
+        };
         if let Some(follower) = &self.follower
-            && tokio::time::timeout(PATIENCE, follower.ensure_network_if_there())
+            && tokio::time::timeout(patience, follower.ensure_network_if_there())
                 .await
                 .is_err()
         {

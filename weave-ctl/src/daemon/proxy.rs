@@ -1,18 +1,20 @@
 //! The Docker API proxy of the daemon: when it starts, and what it is told of the host (control.md 4.2).
 
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::core::Ending;
-use crate::api::backend::DnsFacts;
+use super::handle::Handle;
+use super::inherited::is_awaited;
+use crate::api::backend::Backend as _;
 use crate::cli::launch::{LaunchOptions, Run};
 use crate::docker::endpoint::Endpoint;
 use crate::docker::keeper::Keeper;
@@ -23,6 +25,8 @@ use crate::net::{Netlink, Netns, bridge, mac_text, ps};
 
 /// How long Docker may take to say that it is there, before we go on without it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same while somebody waits for us, perhaps Docker.
+const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two tries while Docker is away.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -48,6 +52,7 @@ pub(super) struct Prepared {
     endpoint: Endpoint,
     folders: WaitFolders,
     tls: Option<TlsAcceptor>,
+    inherited: Vec<Inherited>,
     /// `None`: Docker is not there yet.
     listening: Option<Listening>,
 }
@@ -56,14 +61,27 @@ pub(super) struct Prepared {
 pub(super) struct Surroundings {
     pub(super) keeper: Keeper,
     pub(super) nl: Netlink,
-    pub(super) dns: Option<DnsFacts>,
+    pub(super) handle: Handle,
     pub(super) addresses: Addresses,
 }
 
-/// Tries what can fail. `None`: no proxy.
-pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Prepared>> {
+/// Tries what can fail. `None`: no proxy. `inherited`: sockets of the service manager that are nobody else's.
+pub(super) async fn prepare(
+    options: &LaunchOptions,
+    inherited: Vec<Inherited>,
+) -> anyhow::Result<Option<Prepared>> {
+    if options.docker_api.is_empty() {
+        return Ok(None);
+    }
+    // Also for containers of an earlier run.
+    let folders = WaitFolders::prepare(&options.paths.data_dir, options.proxy.multicast_route);
     let asked = match options.proxy.run {
-        Run::Off => return Ok(None),
+        Run::Off => {
+            if let Err(error) = folders {
+                tracing::warn!("containers cannot wait for their interface: {error}");
+            }
+            return Ok(None);
+        }
         Run::IfPossible => false,
         Run::Asked => true,
     };
@@ -76,7 +94,7 @@ pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Pr
         tracing::warn!("no Docker API proxy: {why}");
         return Ok(None);
     };
-    let folders = match WaitFolders::prepare(&options.paths.data_dir) {
+    let folders = match folders {
         Ok(folders) => folders,
         Err(error) if asked => {
             bail!("Could not start proxy: Could not find the weavewait volume: {error}")
@@ -86,8 +104,13 @@ pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Pr
             return Ok(None);
         }
     };
-    let listening = match is_there(&endpoint).await {
-        Ok(()) => match listen(options, &endpoint).await {
+    let patience = if is_awaited() && !asked {
+        SHORT_PATIENCE
+    } else {
+        PATIENCE
+    };
+    let listening = match is_there(&endpoint, patience).await {
+        Ok(()) => match listen(options, &endpoint, &inherited).await {
             Ok(listening) => Some(listening),
             Err(error) if asked => return Err(error),
             Err(_) => None,
@@ -102,40 +125,33 @@ pub(super) async fn prepare(options: &LaunchOptions) -> anyhow::Result<Option<Pr
         endpoint,
         folders,
         tls,
+        inherited,
         listening,
     }))
 }
 
-async fn is_there(endpoint: &Endpoint) -> Result<(), String> {
-    match tokio::time::timeout(PATIENCE, endpoint.is_there()).await {
+async fn is_there(endpoint: &Endpoint, patience: Duration) -> Result<(), String> {
+    match tokio::time::timeout(patience, endpoint.is_there()).await {
         Ok(answered) => answered,
         Err(_) => Err("no answer".to_owned()),
     }
 }
 
-async fn listen(options: &LaunchOptions, endpoint: &Endpoint) -> anyhow::Result<Listening> {
+async fn listen(
+    options: &LaunchOptions,
+    endpoint: &Endpoint,
+    inherited: &[Inherited],
+) -> anyhow::Result<Listening> {
     let places = &options.proxy.places;
-    let listening = Listening::at(places, inherited()?, &options.paths.run_dir, endpoint).await?;
+    let inherited: Vec<Inherited> = inherited
+        .iter()
+        .map(Inherited::try_clone)
+        .collect::<io::Result<_>>()?;
+    let listening = Listening::at(places, inherited, &options.paths.run_dir, endpoint).await?;
     for address in &listening.addresses {
         tracing::info!("proxy listening on {address}");
     }
     Ok(listening)
-}
-
-/// Sockets of the service manager. They are duplicated: a daemon that starts anew needs them again.
-fn inherited() -> anyhow::Result<Vec<Inherited>> {
-    let passed = sd_notify::listen_fds_with_names().context("sockets of the service manager")?;
-    passed
-        .map(|(number, name)| {
-            // SAFETY: the service manager says that this number is an open descriptor, and nobody here closes it.
-            let fd = unsafe { BorrowedFd::borrow_raw(number) };
-            Ok(Inherited {
-                name,
-                number,
-                fd: fd.try_clone_to_owned()?,
-            })
-        })
-        .collect()
 }
 
 impl Prepared {
@@ -151,7 +167,7 @@ impl Prepared {
         if let Some(listening) = &listening {
             addresses.set(Some(listening.addresses.clone()));
         }
-        let (endpoint, tls) = (self.endpoint.clone(), self.tls);
+        let (endpoint, tls, inherited) = (self.endpoint.clone(), self.tls, self.inherited);
         let proxy = Arc::new(proxy(options, self.endpoint, self.folders, around)?);
         let options = options.clone();
         Ok(tokio::spawn(async move {
@@ -161,7 +177,7 @@ impl Prepared {
                 Some(listening) => listening,
                 None => tokio::select! {
                     () = &mut stop => return,
-                    listening = wait(&options, &endpoint) => listening,
+                    listening = wait(&options, &endpoint, &inherited) => listening,
                 },
             };
             addresses.set(Some(listening.addresses.clone()));
@@ -172,11 +188,11 @@ impl Prepared {
 }
 
 /// Waits until Docker is there, and until we can listen.
-async fn wait(options: &LaunchOptions, endpoint: &Endpoint) -> Listening {
+async fn wait(options: &LaunchOptions, endpoint: &Endpoint, inherited: &[Inherited]) -> Listening {
     let (mut pause, mut told) = (FIRST_PAUSE, None);
     loop {
-        let why = match is_there(endpoint).await {
-            Ok(()) => match listen(options, endpoint).await {
+        let why = match is_there(endpoint, PATIENCE).await {
+            Ok(()) => match listen(options, endpoint, inherited).await {
                 Ok(listening) => return listening,
                 Err(error) => anyhow!("{error:#}"),
             },
@@ -199,19 +215,19 @@ fn proxy(
     around: Surroundings,
 ) -> anyhow::Result<Proxy> {
     let (given, nl, weave) = (&options.proxy, around.nl, options.bridge.clone());
-    let dns = around.dns.filter(|_| given.dns);
+    let handle = around.handle;
+    let dns = handle.dns().filter(|_| given.dns);
     let settings = Settings {
         default_ipalloc: given.default_ipalloc,
         multicast: given.multicast_route,
-        dns: dns.as_ref().map(|facts| Dns {
+        dns: dns.map(|facts| Dns {
             address: None,
-            domain: facts.domain.clone(),
+            domain: facts.domain,
         }),
         hostname: given.hostname_rules()?,
         folders,
         rewrite_inspect: given.rewrite_inspect,
     };
-    let server = dns.and_then(|facts| facts.address).map(|address| address.ip());
     let anywhere = options.dns.as_ref().is_some_and(|dns| dns.listen.is_some());
     let docker_bridge = options.docker_bridge.clone();
     let (names_nl, names_bridge) = (nl.clone(), weave.clone());
@@ -225,7 +241,12 @@ fn proxy(
             } else {
                 names_bridge.clone()
             };
-            Box::pin(reachable(names_nl.clone(), bridge, server))
+            let server = handle.dns().and_then(|facts| facts.address);
+            Box::pin(reachable(
+                names_nl.clone(),
+                bridge,
+                server.map(|address| address.ip()),
+            ))
         }),
         look: Box::new(move |pid| Box::pin(look(nl.clone(), weave.clone(), pid)) as BoxFuture<'_, _>),
     })

@@ -20,21 +20,22 @@ use super::event::{Event, Events};
 use super::exposure::Exposure;
 use super::handle::{Handle, resolve_all};
 use super::host;
+use super::inherited;
 use super::keeper::{Inner as Keeping, Rules, Worker};
 use super::mtu::Mtu;
 use super::names;
 use super::neighbours::{FEATURE_IMPLEMENTATION, FEATURE_MTU, FEATURE_PACE, PACE_QUICK};
 use super::overlays::Overlays;
 use super::proxy::{self, Addresses};
-use crate::api::backend::{Backend, DnsFacts};
+use crate::api::backend::Backend;
 use crate::api::http::{Guard, Listener, control_router, metrics_router, serve, status_router};
 use crate::cli::launch::{LaunchOptions, Mtu as MtuOption};
+use crate::cli::managed_plugin_is_up;
 use crate::dns::names::Names;
 use crate::dns::server::Server;
 use crate::dns::zone::SharedZone;
 use crate::docker::events::ContainerEvent;
 use crate::docker::keeper::Keeper;
-use crate::docker::wait_folders::WaitFolders;
 use crate::ipam::allocator::{self, Allocator, Changes};
 use crate::ipam::talk::Talk;
 use crate::mesh::core::{self, Mesh};
@@ -96,6 +97,9 @@ impl Signals {
 /// File of the persistent state.
 const STORE: &str = "weave.redb";
 
+/// The flag with the peers of the command line.
+const LAUNCHED_WITH: &str = "launched-with";
+
 struct Listeners {
     mesh: TcpListener,
     http: [Vec<Listener>; 3],
@@ -140,12 +144,20 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         .context("no short ID")?;
     identity.short_id = Some(short_id);
     store.save_identity(&identity)?;
-    let peers = if options.resume {
+    let given = options.peers.join(" ");
+    // Started again by a service manager, after a crash or at boot: what `connect` and `forget` have changed holds.
+    let again =
+        options.managed && saved.direct_peers.is_some() && saved.flags.get(LAUNCHED_WITH) == Some(&given);
+    let resume = options.resume || again;
+    if !resume {
+        store.set_flag(LAUNCHED_WITH, &given)?;
+    }
+    let peers = if resume {
         saved.direct_peers.clone().unwrap_or_default()
     } else {
         options.peers.clone()
     };
-    match options.resume {
+    match resume {
         true => tracing::info!("Restart/resume detected - using persisted peer list: {peers:?}"),
         false => tracing::info!("Launch detected - using supplied peer list: {peers:?}"),
     }
@@ -155,8 +167,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     }
     let listeners = listen(&options).await?;
     let mut options = options;
-    let plugin_sockets = super::plugin::listen(&mut options).await?;
-    let proxy = proxy::prepare(&options).await?;
+    let mut inherited = inherited::Sockets::passed()?;
+    let mut for_plugin = super::plugin::passed(&options, &mut inherited);
+    super::plugin::check(&options).await?;
+    let proxy = proxy::prepare(&options, inherited.rest()).await?;
     let mtu = match options.mtu {
         MtuOption::Bytes(bytes) => Mtu::fixed(bytes.into()),
         MtuOption::Auto => Mtu::auto(&nl, &options.bridge, options.password.is_some()).await?,
@@ -170,7 +184,12 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             .map(|dns| (overlays, dns)),
         Err(error) => Err(error),
     };
-    let (overlays, dns) = match made {
+    // Last of all that can fail: who stands in for us at Docker's calls goes on until then.
+    let made = made.and_then(|(overlays, dns)| {
+        let sockets = super::plugin::listen(&mut options, &mut for_plugin)?;
+        Ok((overlays, dns, sockets))
+    });
+    let (overlays, dns, plugin_sockets) = match made {
         Ok(made) => made,
         Err(error) => {
             if existing.is_none() {
@@ -214,11 +233,6 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         allocator.set_reclaim_after(ipam.reclaim_after);
         allocator
     });
-    let server_address = dns.as_ref().map(|server| server.handle().address().into());
-    let facts = options.dns.as_ref().map(|dns| DnsFacts {
-        domain: dns.domain.clone(),
-        address: server_address,
-    });
     let ready = Arc::new(AtomicBool::new(false));
     let default_subnet = options.ipam.as_ref().map(|ipam| ipam.default_subnet);
     let exposure = expose_again(&options, &nl, &store, &saved.exposed, existing.as_ref()).await?;
@@ -233,7 +247,10 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
         attachments.clone(),
     )
     .with_docker(&options.docker_api)
-    .with_dns(facts.clone())
+    .with_dns(
+        options.dns.as_ref().map(|dns| dns.domain.clone()),
+        dns.as_ref().map(Server::handle),
+    )
     .with_proxy(addresses.clone());
 
     let (stop, stopped) = watch::channel(None);
@@ -263,7 +280,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
             let around = proxy::Surroundings {
                 keeper,
                 nl: nl.clone(),
-                dns: facts,
+                handle: handle.clone(),
                 addresses,
             };
             Some(proxy.start(&options, around, stopped.clone())?)
@@ -313,6 +330,7 @@ async fn start(options: LaunchOptions, signals: &mut Signals) -> anyhow::Result<
     ready.store(true, Ordering::Release);
     // Only systemd listens, if anybody does.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    managed_plugin_is_up();
 
     let ended = tokio::select! {
         ended = &mut running => Err(ended),
@@ -407,10 +425,6 @@ fn follow_docker(
     let follower = plugin.and_then(|plugin| plugin.follower.clone());
     if options.docker_api.is_empty() {
         return None;
-    }
-    // Also for containers of an earlier run.
-    if let Err(error) = WaitFolders::prepare(&options.paths.data_dir) {
-        tracing::warn!("containers cannot wait for their interface: {error}");
     }
     let has_names = handle.dns().is_some();
     let (host, events, keeper) = (options.docker_api.clone(), events.clone(), keeper.clone());

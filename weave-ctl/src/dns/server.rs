@@ -28,9 +28,9 @@ const QUEUE: usize = 256;
 pub enum Listen {
     /// At this address, or not at all.
     At(SocketAddrV4),
-    /// At this port of the loopback address and of the bridge's addresses as they come and go, wherever it is free.
+    /// At this port of the addresses that [`Handle::set_addresses`] tells, as they come and go, wherever it is free.
     /// All addresses at once would keep other servers of the host from having any.
-    Bridge(u16),
+    Follow(u16),
 }
 
 /// What the server is told.
@@ -95,6 +95,8 @@ struct Listeners {
     all: BTreeMap<Ipv4Addr, Listener>,
     /// Addresses that could not be had, of which this has been said.
     refused: BTreeSet<Ipv4Addr>,
+    /// The address of Docker's bridge.
+    docker: Option<Ipv4Addr>,
     /// The end of the server.
     closed: bool,
 }
@@ -115,12 +117,19 @@ impl Shared {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Where it listens; 0.0.0.0 where it does at the addresses of the bridge.
+    /// Where it listens: at the address of Docker's bridge, if it follows that and has it; 0.0.0.0 where it does at
+    /// those of the weave bridge.
     #[must_use]
     pub fn address(&self) -> SocketAddrV4 {
         match self.0.listen {
             Listen::At(given) => self.addresses().first().copied().unwrap_or(given),
-            Listen::Bridge(port) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+            Listen::Follow(port) => {
+                let listeners = lock(&self.0.listeners);
+                let docker = listeners
+                    .docker
+                    .filter(|docker| listeners.all.contains_key(docker));
+                SocketAddrV4::new(docker.unwrap_or(Ipv4Addr::UNSPECIFIED), port)
+            }
         }
     }
 
@@ -147,12 +156,13 @@ impl Handle {
         self.0.counters.counts()
     }
 
-    /// Addresses of our bridge with their masks, inside a tokio runtime: who asks from there gets the addresses of
-    /// his own subnet first.
-    pub async fn set_subnets(&self, subnets: Vec<(Ipv4Addr, Ipv4Addr)>) {
-        if let Listen::Bridge(port) = self.0.listen {
+    /// The address of Docker's bridge, and those of ours with their masks, inside a tokio runtime: who asks from
+    /// there gets the addresses of his own subnet first. Without Docker, the host itself asks at its loopback address.
+    pub async fn set_addresses(&self, docker: Option<Ipv4Addr>, subnets: Vec<(Ipv4Addr, Ipv4Addr)>) {
+        if let Listen::Follow(port) = self.0.listen {
+            lock(&self.0.listeners).docker = docker;
             let wanted = subnets.iter().map(|(address, _)| *address);
-            let wanted = wanted.chain([Ipv4Addr::LOCALHOST]).collect();
+            let wanted = wanted.chain([docker.unwrap_or(Ipv4Addr::LOCALHOST)]).collect();
             for listener in self.0.take_others(&wanted) {
                 listener.stop().await;
             }
@@ -293,7 +303,7 @@ impl Server {
                 shared.upstream.set_own(vec![IpAddr::V4(*address.ip())]);
                 lock(&shared.listeners).all.insert(*address.ip(), listener);
             }
-            Listen::Bridge(port) => shared.listen_at([Ipv4Addr::LOCALHOST].into(), port),
+            Listen::Follow(_) => {}
         }
         Ok(server)
     }

@@ -325,7 +325,7 @@ async fn addresses_of_the_bridge_as_they_come_and_go() {
         all.filter(|ip| *ip != Ipv4Addr::LOCALHOST).collect()
     };
     let config = Config {
-        listen: Listen::Bridge(port),
+        listen: Listen::Follow(port),
         ..config(ANY)
     };
     let server = Server::start(config, zone()).unwrap();
@@ -337,7 +337,7 @@ async fn addresses_of_the_bridge_as_they_come_and_go() {
 
     server
         .handle()
-        .set_subnets([ours, others, gone].map(subnet).into())
+        .set_addresses(None, [ours, others, gone].map(subnet).into())
         .await;
     assert_eq!(listening(&server), [*ours.ip(), *gone.ip()]);
     let to = |address: SocketAddrV4| SocketAddrV4::new(*address.ip(), port);
@@ -348,13 +348,22 @@ async fn addresses_of_the_bridge_as_they_come_and_go() {
     drop(holder);
     server
         .handle()
-        .set_subnets([ours, others].map(subnet).into())
+        .set_addresses(None, [ours, others].map(subnet).into())
         .await;
     assert_eq!(listening(&server), [*ours.ip(), *others.ip()]);
     UdpSocket::bind(to(gone)).expect("free again");
     for address_of_ours in [ours, others] {
         assert!(address(&ask(to(address_of_ours), &query("seven.weave.local.", 1))).is_some());
     }
+    // Docker has come: its bridge is where containers ask, and the loopback address is somebody else's again.
+    let docker = Some(*gone.ip());
+    server
+        .handle()
+        .set_addresses(docker, [ours].map(subnet).into())
+        .await;
+    assert_eq!(server.handle().address(), to(gone));
+    assert_eq!(server.handle().addresses(), [to(ours), to(gone)]);
+    assert!(address(&ask(to(gone), &query("seven.weave.local.", 1))).is_some());
     server.stop().await;
     TcpListener::bind(to(ours)).expect("free again");
 }

@@ -37,10 +37,21 @@ pub(super) fn default_host() -> String {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The engine answered, with this error.
+    /// There is no such thing.
+    NotFound(String),
+    /// The engine answered, with another error.
     Refused(String),
     /// Nobody answered, or nothing that makes sense.
     Unreachable(String),
+}
+
+impl Failure {
+    /// In words.
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::NotFound(reason) | Self::Refused(reason) | Self::Unreachable(reason) => reason,
+        }
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -95,7 +106,11 @@ async fn request(
     if status.is_success() {
         return Ok(response);
     }
-    Err(Failure::Refused(refusal(status, &bounded(response).await?)))
+    let reason = refusal(status, &bounded(response).await?);
+    Err(match status {
+        StatusCode::NOT_FOUND => Failure::NotFound(reason),
+        _ => Failure::Refused(reason),
+    })
 }
 
 /// What the engine's answer to a ping says.

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use super::client::{Failure, follow};
+use super::client::follow;
 use super::lookup::list_running_at;
 
 /// `{"type":["container"],"event":["start","die","destroy"]}`, as part of a URL.
@@ -18,7 +18,7 @@ const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C\
 /// Longer than any honest event, in bytes: it carries the container's labels.
 const MAX_EVENT: usize = 4 << 20;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// What became of containers. IDs have all 64 digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ async fn watch_with<F: Future<Output = ()>>(
         }
         // Cut short or not, it is the pause.
         let _ = tokio::time::timeout(pause, again.notified()).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -96,7 +96,7 @@ async fn follow_once<F: Future<Output = ()>>(
     // Subscribed before listing: what changes during the list is told afterwards.
     let mut body = match follow(host, EVENTS).await {
         Ok(body) => body,
-        Err(Failure::Refused(reason) | Failure::Unreachable(reason)) => return (false, reason),
+        Err(failure) => return (false, failure.reason()),
     };
     let ids = match list_running_at(host).await {
         Ok(ids) => ids,

@@ -152,7 +152,7 @@ pub async fn list_running() -> Result<Vec<String>, NetError> {
 /// Its words, or why there is no answer.
 pub async fn ask_default<T: serde::de::DeserializeOwned>(path: &str) -> Result<T, String> {
     let asked = ask(&default_host(), path).await;
-    asked.map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| reason)
+    asked.map_err(Failure::reason)
 }
 
 /// Does Docker at that endpoint say that there is no such container, or that it does not run? An endpoint that
@@ -168,8 +168,8 @@ pub async fn life(host: &str, id: &str) -> Life {
             Life::Runs(u32::try_from(found.state.pid).unwrap_or_default())
         }
         Ok(_) => Life::Ended,
-        Err(Failure::Refused(_)) => Life::Gone,
-        Err(Failure::Unreachable(_)) => Life::Unknown,
+        Err(Failure::NotFound(_)) => Life::Gone,
+        Err(Failure::Refused(_) | Failure::Unreachable(_)) => Life::Unknown,
     }
 }
 
@@ -177,11 +177,7 @@ pub async fn life(host: &str, id: &str) -> Life {
 pub async fn kill(host: &str, id: &str) -> Result<(), NetError> {
     match call(host, Method::POST, &format!("/containers/{id}/kill"), None).await {
         Ok(()) => Ok(()),
-        Err(Failure::Refused(reason)) => Err(NetError::Inspect {
-            name: id.to_owned(),
-            reason,
-        }),
-        Err(Failure::Unreachable(reason)) => Err(unreachable(host, reason)),
+        Err(failure) => Err(failed(host, id, failure)),
     }
 }
 
@@ -189,26 +185,42 @@ pub async fn kill(host: &str, id: &str) -> Result<(), NetError> {
 async fn inspect(host: &str, name_or_id: &str) -> Result<Inspected, Failure> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name_or_id.bytes().all(|b| b == b'.') || !name_or_id.bytes().all(plain) {
-        return Err(Failure::Refused("no such container".to_owned()));
+        return Err(Failure::NotFound("no such container".to_owned()));
     }
     ask(host, &format!("/containers/{name_or_id}/json")).await
 }
 
 /// The same at another endpoint.
 pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer, NetError> {
-    let found = match inspect(host, name_or_id).await {
-        Ok(found) => found,
-        Err(Failure::Refused(reason)) => {
-            return Err(NetError::Inspect {
-                name: name_or_id.to_owned(),
-                reason,
-            });
-        }
-        Err(Failure::Unreachable(reason)) => return Err(unreachable(host, reason)),
-    };
+    let found = inspect(host, name_or_id).await;
+    found
+        .map(known)
+        .map_err(|failure| failed(host, name_or_id, failure))
+}
+
+/// The same where a container that is not there is no error: `None`.
+pub async fn find_at(host: &str, name_or_id: &str) -> Result<Option<DockerContainer>, NetError> {
+    match inspect(host, name_or_id).await {
+        Ok(found) => Ok(Some(known(found))),
+        Err(Failure::NotFound(_)) => Ok(None),
+        Err(failure) => Err(failed(host, name_or_id, failure)),
+    }
+}
+
+fn failed(host: &str, name_or_id: &str, failure: Failure) -> NetError {
+    match failure {
+        Failure::NotFound(reason) | Failure::Refused(reason) => NetError::Inspect {
+            name: name_or_id.to_owned(),
+            reason,
+        },
+        Failure::Unreachable(reason) => unreachable(host, reason),
+    }
+}
+
+fn known(found: Inspected) -> DockerContainer {
     let text = |t: String| Some(t).filter(|t| !t.is_empty());
     let path = |t: String| Some(PathBuf::from(t)).filter(|p| p.is_absolute());
-    Ok(DockerContainer {
+    DockerContainer {
         id: found.id,
         running: found.state.running && !found.state.restarting,
         pid: u32::try_from(found.state.pid).ok().filter(|pid| *pid != 0),
@@ -225,7 +237,7 @@ pub async fn resolve_at(host: &str, name_or_id: &str) -> Result<DockerContainer,
             Some(Words::One(word)) => vec![word],
             None => Vec::new(),
         },
-    })
+    }
 }
 
 /// The same at another endpoint.
@@ -239,9 +251,8 @@ pub async fn list_all_at(host: &str) -> Result<Vec<String>, NetError> {
 }
 
 async fn list(host: &str, path: &str) -> Result<Vec<String>, NetError> {
-    let all: Vec<Listed> = ask(host, path)
-        .await
-        .map_err(|(Failure::Refused(reason) | Failure::Unreachable(reason))| unreachable(host, reason))?;
+    let listed = ask(host, path).await;
+    let all: Vec<Listed> = listed.map_err(|failure| unreachable(host, failure.reason()))?;
     Ok(all.into_iter().map(|c| c.id).collect())
 }
 

@@ -16,6 +16,6 @@ pub mod tls;
 pub mod wait_folders;
 
 pub use lookup::{
-    DockerContainer, Life, WAIT_PROGRAM, ask_default, is_gone, kill, life, list_all_at, list_running,
-    resolve, resolve_at,
+    DockerContainer, Life, WAIT_PROGRAM, ask_default, find_at, is_gone, kill, life, list_all_at,
+    list_running, resolve, resolve_at,
 };

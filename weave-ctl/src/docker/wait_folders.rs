@@ -18,11 +18,13 @@ const FOLDER: &str = "wait";
 const PROGRAM: &str = "w";
 /// Beside it: what to wait for, unless for everything.
 const WAY: &str = "way";
+/// The interface is enough.
+const NO_MULTICAST: &str = "nomcast";
 
 /// Folders on the host, to be mounted read-only at `/w`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitFolders {
-    /// Waits for the interface and for the multicast route.
+    /// Waits for the interface and for the multicast route, if containers get one now.
     pub wait: PathBuf,
     /// Waits for the interface only.
     pub wait_nomcast: PathBuf,
@@ -43,21 +45,22 @@ impl WaitFolders {
     }
 
     /// Makes them, with the helper that belongs to this program. What starts meanwhile finds the old helper or
-    /// the new one.
+    /// the new one. `multicast`: containers get a route for it, also those that were made when they got none, and the
+    /// other way round.
     ///
     /// # Errors
     /// If there is no helper, or a file cannot be written; the text says which.
-    pub fn prepare(data_dir: &Path) -> io::Result<Self> {
+    pub fn prepare(data_dir: &Path, multicast: bool) -> io::Result<Self> {
         let helper = artifact::find(FILE_NAME, "WEAVE_WAIT_HELPER").map_err(io::Error::other)?;
-        Self::prepare_from(&helper, data_dir)
+        Self::prepare_from(&helper, data_dir, multicast)
     }
 
-    fn prepare_from(helper: &Path, data_dir: &Path) -> io::Result<Self> {
+    fn prepare_from(helper: &Path, data_dir: &Path, multicast: bool) -> io::Result<Self> {
         let program = fs::read(helper).map_err(|e| at(helper, &e))?;
         let folders = Self::of(data_dir);
         let ways = [
-            (&folders.wait, None),
-            (&folders.wait_nomcast, Some("nomcast")),
+            (&folders.wait, (!multicast).then_some(NO_MULTICAST)),
+            (&folders.wait_nomcast, Some(NO_MULTICAST)),
             (&folders.noop, Some("noop")),
         ];
         for (folder, way) in ways {
@@ -65,8 +68,9 @@ impl WaitFolders {
             // Whatever the umask is.
             let opened = made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)));
             opened.map_err(|e| at(folder, &e))?;
-            if let Some(way) = way {
-                replace(&folder.join(WAY), way.as_bytes(), 0o444)?;
+            match way {
+                Some(way) => replace(&folder.join(WAY), way.as_bytes(), 0o444)?,
+                None => remove(&folder.join(WAY))?,
             }
             replace(&folder.join(PROGRAM), &program, 0o555)?;
         }
@@ -102,6 +106,13 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     written.map_err(|e| at(path, &e))
 }
 
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path, &error)),
+        _ => Ok(()),
+    }
+}
+
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -119,14 +130,14 @@ mod tests {
         let (helper, data) = (dir.path().join("helper"), dir.path().join("data"));
         fs::write(&helper, "one").unwrap();
         DirBuilder::new().mode(0o700).create(&data).unwrap();
-        let folders = WaitFolders::prepare_from(&helper, &data).unwrap();
+        let folders = WaitFolders::prepare_from(&helper, &data, true).unwrap();
         let inode = |folder: &Path| fs::metadata(folder.join("w")).unwrap().ino();
         let before = inode(&folders.wait);
-        assert_eq!(WaitFolders::prepare_from(&helper, &data).unwrap(), folders);
+        assert_eq!(WaitFolders::prepare_from(&helper, &data, true).unwrap(), folders);
         assert_eq!(inode(&folders.wait), before, "the same helper in another file");
 
         fs::write(&helper, "two").unwrap();
-        WaitFolders::prepare_from(&helper, &data).unwrap();
+        WaitFolders::prepare_from(&helper, &data, true).unwrap();
         for (folder, way) in [
             (&folders.wait, None),
             (&folders.wait_nomcast, Some("nomcast")),
@@ -140,12 +151,18 @@ mod tests {
             let files = fs::read_dir(folder).unwrap().count();
             assert_eq!(files, 1 + usize::from(way.is_some()), "left over in {folder:?}");
         }
+        // Those that have it mounted follow the option.
+        let way = || fs::read_to_string(folders.wait.join("way")).ok();
+        WaitFolders::prepare_from(&helper, &data, false).unwrap();
+        assert_eq!(way().as_deref(), Some("nomcast"));
+        WaitFolders::prepare_from(&helper, &data, true).unwrap();
+        assert_eq!(way(), None);
     }
 
     #[test]
     fn without_a_helper_the_error_names_it() {
         let dir = tempfile::tempdir().unwrap();
-        let error = WaitFolders::prepare_from(&dir.path().join("none"), dir.path()).unwrap_err();
+        let error = WaitFolders::prepare_from(&dir.path().join("none"), dir.path(), true).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
     }
 }

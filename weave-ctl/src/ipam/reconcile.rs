@@ -268,9 +268,12 @@ mod tests {
             let mut rng = SmallRng::seed_from_u64(seed);
             let mut rings = rings();
             (0..20).for_each(|_| step(&mut rings, &mut rng));
-            let nicknames = BTreeMap::from([(peer(0), "one".to_owned())]);
-            let mut bytes = encode(&rings[0].entries, &nicknames);
-            prop_assert_eq!(decode(&bytes).unwrap(), (rings[0].entries.clone(), nicknames));
+            let entries = rings[0].entries.clone();
+            let mut nicknames = BTreeMap::from([(peer(0), "one".to_owned())]);
+            let mut bytes = encode(&entries, &nicknames);
+            // Names of owners only; by now it may have given everything away.
+            nicknames.retain(|name, _| entries.iter().any(|entry| entry.peer == *name));
+            prop_assert_eq!(decode(&bytes).unwrap(), (entries, nicknames));
             let at = at.index(bytes.len());
             bytes[at] = byte;
             let _ = decode(&bytes);

@@ -70,6 +70,16 @@ pub fn text(addresses: &[Ipv4Addr], fqdn: Option<&str>, hostname: &str, hosts: &
     text
 }
 
+/// The first address that a hosts file gives a name.
+#[must_use]
+pub fn address_of(text: &str, name: &str) -> Option<IpAddr> {
+    text.lines().find_map(|line| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address = words.next()?.parse().ok()?;
+        words.any(|word| word == name).then_some(address)
+    })
+}
+
 /// Puts the text into the file that Docker shows to the container, and into a new one under the same name: so
 /// the container sees it, and Docker, which writes under the name, no longer changes what the container sees.
 ///
@@ -111,6 +121,21 @@ fd00::7          six
         assert!(whole.starts_with(expected), "{whole}");
         assert!(whole.ends_with("ff02::2         ip6-allrouters\n# created by Weave - END\n"));
         assert!(text(&addresses, None, "web", &[]).contains("10.32.0.5       web\n"));
+    }
+
+    #[test]
+    fn addresses_of_names() {
+        let text =
+            "# 10.0.0.1 a\n127.0.0.1\tlocalhost\n172.17.0.1 host.docker.internal b # c\nx b\n10.0.0.2 b\n";
+        for (name, address) in [
+            ("host.docker.internal", Some("172.17.0.1")),
+            ("b", Some("172.17.0.1")),
+            ("a", None),
+            ("c", None),
+        ] {
+            let found = address_of(text, name).map(|a| a.to_string());
+            assert_eq!(found.as_deref(), address, "{name}");
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn list<B: Backend>(State(backend): State<B>, headers: HeaderMap) -> Answe
 
 async fn domain<B: Backend>(State(backend): State<B>) -> Response {
     match backend.dns() {
-        Some(dns) => reply::text(dns.domain.as_str()),
+        Some(dns) => reply::text(dns.domain),
         None => reply::not_found().await,
     }
 }

@@ -37,6 +37,11 @@ pub struct LaunchOptions {
     pub peers: Vec<String>,
     /// Use the stored peers; `peers` is empty then.
     pub resume: bool,
+    /// Whoever has started us does so again, by himself and with the same words.
+    pub managed: bool,
+    /// Leave a process behind that answers Docker's calls to its plugins while we are away; `false` where that would
+    /// end with us.
+    pub standby: bool,
     /// Connect to peers that others tell of.
     pub discovery: bool,
     /// Most connections; 0 for any number.
@@ -182,6 +187,8 @@ impl LaunchOptions {
             )?,
             min_protocol_version,
             resume,
+            managed: false,
+            standby: !env.foreground,
             discovery: !args.no_discovery.unwrap_or(false),
             conn_limit: args.conn_limit.unwrap_or(200) as usize,
             bridge: args.weave_bridge.clone().unwrap_or_else(|| env.bridge.clone()),

@@ -153,7 +153,8 @@ impl ProxyOptions {
                 "Could not start proxy: Incorrect hostname match '{hostname_match}': {error}"
             )));
         }
-        let is_tcp = |(_, place): &(String, Place)| matches!(place, Place::Tcp(_));
+        // What a service manager passes may be TCP.
+        let is_tcp = |(_, place): &(String, Place)| matches!(place, Place::Tcp(_) | Place::Inherited(_));
         let (tls, notes) = if run != Run::Off && places.iter().any(is_tcp) {
             tls(args, env, daemons)
         } else {

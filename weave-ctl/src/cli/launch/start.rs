@@ -40,7 +40,8 @@ pub fn launch(args: LaunchArgs, context: &Context, words: &[String]) -> Outcome 
     let detached = std::env::var_os(DETACHED).is_some();
     let foreground = args.foreground.unwrap_or(context.env.foreground) || detached;
     let notes = args.other.notes.clone();
-    let options = LaunchOptions::new(args, &context.env)?;
+    let mut options = LaunchOptions::new(args, &context.env)?;
+    options.managed = foreground && !detached;
     need_root()?;
     if foreground && !detached && password::exposed(words) {
         let error = daemon_command(&options, words)?.exec();

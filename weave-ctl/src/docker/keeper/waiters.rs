@@ -37,6 +37,8 @@ struct Waiter {
 struct Attempt {
     /// Another start came meanwhile.
     again: bool,
+    /// It has failed, and will be made again after a pause.
+    pauses: bool,
     wake: Arc<Notify>,
 }
 
@@ -56,6 +58,11 @@ impl Taken {
     /// Does nobody wait?
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(oneshot::Sender::is_closed)
+    }
+
+    /// These are answered as well.
+    pub fn join(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     fn answer(self, outcome: &Outcome) {
@@ -100,6 +107,7 @@ impl Waiters {
         let wake = Arc::new(Notify::new());
         entry.attempt = Some(Attempt {
             again: false,
+            pauses: false,
             wake: wake.clone(),
         });
         Some(wake)
@@ -113,9 +121,23 @@ impl Waiters {
         };
         if let Some(attempt) = &mut entry.attempt {
             attempt.again = false;
+            attempt.pauses = false;
         }
         let waiters = std::mem::take(&mut entry.expected);
         Taken(waiters.into_values().map(|waiter| waiter.sender).collect())
+    }
+
+    /// The attempt has failed, and will be made again after a pause.
+    pub fn pause(&self, id: &str) {
+        if let Some(attempt) = self
+            .lock()
+            .entries
+            .get_mut(id)
+            .and_then(|entry| entry.attempt.as_mut())
+        {
+            attempt.pauses = true;
+        }
+        self.ended.notify_waiters();
     }
 
     /// The attempt has ended so. True: go round again.
@@ -144,13 +166,17 @@ impl Waiters {
         overdue.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Waits until nothing of that container is under way or expected.
+    /// Waits until nothing of that container is under way or expected, but for what is tried again and again.
     pub async fn settled(&self, id: &str) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
             // Before looking, so that no end is missed.
             ended.as_mut().enable();
-            if !self.lock().entries.contains_key(id) {
+            let settled = |entry: &Entry| {
+                let pauses = entry.attempt.as_ref().is_some_and(|attempt| attempt.pauses);
+                pauses && entry.expected.is_empty()
+            };
+            if self.lock().entries.get(id).is_none_or(settled) {
                 return;
             }
             ended.await;
@@ -233,6 +259,28 @@ mod tests {
         drop(expected);
         settled.await;
         assert!(waiters.lock().entries.is_empty() && waiters.take("a").is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_again_and_again_holds_up_nobody_until_the_next_start() {
+        let waiters = Arc::new(Waiters::default());
+        assert!(waiters.begin("a").is_some());
+        let mut taken = waiters.take("a");
+        {
+            let mut settled = std::pin::pin!(waiters.settled("a"));
+            assert!(futures_util::poll!(settled.as_mut()).is_pending());
+            waiters.pause("a");
+            settled.await;
+        }
+        // A start: the same attempt is now that one's.
+        let waiting = tokio::spawn(waiters.expect("a").finished());
+        assert!(waiters.begin("a").is_none());
+        taken.join(waiters.take("a"));
+        let mut settled = std::pin::pin!(waiters.settled("a"));
+        assert!(futures_util::poll!(settled.as_mut()).is_pending());
+        assert!(!waiters.end("a", taken, &Err("taken".to_owned())));
+        settled.await;
+        assert_eq!(waiting.await.unwrap(), Err("taken".to_owned()));
     }
 
     #[tokio::test]

@@ -161,7 +161,7 @@ impl<B: Backend> Follower<B> {
             return Ok(());
         }
         let mut named = false;
-        if let Some(domain) = backend.dns().map(|dns| dns.domain.clone()) {
+        if let Some(domain) = backend.dns().map(|dns| dns.domain) {
             for of_network in ours {
                 let Ok(addr) = of_network.ip_address.parse::<Ipv4Addr>() else {
                     continue;
@@ -204,8 +204,8 @@ impl<B: Backend> Follower<B> {
                 Ok(found) if !found.state.running => return Ok(None),
                 Ok(found) if found.state.pid > 0 => return Ok(Some(found)),
                 Ok(_) => {}
-                Err(Failure::Refused(_)) => return Ok(None),
-                Err(Failure::Unreachable(reason)) => return Err(reason),
+                Err(Failure::NotFound(_)) => return Ok(None),
+                Err(failure) => return Err(failure.reason()),
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -3,7 +3,8 @@
 //!
 //! [`server`] reads and writes the messages, [`driver`] does what the network driver is asked for, [`ipam`] what the
 //! IPAM driver is asked for; [`containers`] looks after containers that have started, [`network`] after the network
-//! `weave`; [`options`] keeps what networks were made with, and [`standby`] is for when the daemon is away.
+//! `weave`; [`options`] keeps what networks were made with, [`record`] what is to be removed in the end, and [`standby`] is for
+//! when the daemon is away.
 
 pub mod containers;
 pub mod driver;
@@ -11,6 +12,7 @@ pub mod ipam;
 pub mod messages;
 pub mod network;
 pub mod options;
+pub mod record;
 pub mod server;
 pub mod standby;
 

@@ -21,18 +21,15 @@ pub struct Network {
     containers: Option<BTreeMap<String, Value>>,
 }
 
-fn text(failure: Failure) -> String {
-    match failure {
-        Failure::Refused(reason) | Failure::Unreachable(reason) => reason,
-    }
-}
-
 /// Does the engine answer?
 ///
 /// # Errors
 /// What it is that keeps it from it.
 pub async fn check(host: &str) -> Result<(), String> {
-    ask::<Value>(host, "/version").await.map(drop).map_err(text)
+    ask::<Value>(host, "/version")
+        .await
+        .map(drop)
+        .map_err(Failure::reason)
 }
 
 /// Has a network of ours, whose ID is given, a route for multicast?
@@ -43,7 +40,9 @@ pub async fn multicast(host: &str, id: &str, ours: &[&str]) -> Result<bool, Stri
     if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(format!("no such network: {id}"));
     }
-    let network: Network = ask(host, &format!("/networks/{id}")).await.map_err(text)?;
+    let network: Network = ask(host, &format!("/networks/{id}"))
+        .await
+        .map_err(Failure::reason)?;
     if !ours.contains(&network.driver.as_str()) {
         return Err(format!("its driver is {}", network.driver));
     }
@@ -59,8 +58,8 @@ pub async fn ensure(host: &str, driver: &str, subnet: Cidr) -> Result<(), String
     match ask::<Network>(host, &format!("/networks/{NAME}")).await {
         Ok(found) if found.driver == driver => return Ok(()),
         Ok(found) => return Err(format!("there is one already, with the driver {}", found.driver)),
-        Err(Failure::Refused(_)) => {}
-        Err(Failure::Unreachable(reason)) => return Err(reason),
+        Err(Failure::NotFound(_)) => {}
+        Err(failure) => return Err(failure.reason()),
     }
     let network = json!({
         "Name": NAME,
@@ -71,10 +70,11 @@ pub async fn ensure(host: &str, driver: &str, subnet: Cidr) -> Result<(), String
     });
     call(host, hyper::Method::POST, "/networks/create", Some(&network))
         .await
-        .map_err(text)
+        .map_err(Failure::reason)
 }
 
 /// Removes the network `weave` if it is that driver's. Full IDs of the containers that keep it from being removed.
+/// Without Docker there is nothing to do.
 ///
 /// # Errors
 /// What Docker says.
@@ -86,9 +86,9 @@ pub async fn remove(host: &str, driver: &str) -> Result<Vec<String>, String> {
                 return Ok(attached);
             }
         }
-        Ok(_) | Err(Failure::Refused(_)) => return Ok(Vec::new()),
-        Err(Failure::Unreachable(reason)) => return Err(reason),
+        Ok(_) | Err(Failure::NotFound(_) | Failure::Unreachable(_)) => return Ok(Vec::new()),
+        Err(Failure::Refused(reason)) => return Err(reason),
     }
     let removed = call(host, hyper::Method::DELETE, &format!("/networks/{NAME}"), None).await;
-    removed.map(|()| Vec::new()).map_err(text)
+    removed.map(|()| Vec::new()).map_err(Failure::reason)
 }

@@ -88,7 +88,13 @@ impl Proxy {
                 }
             }
             After::Addresses(within) if is_changeable(&answer) => {
-                return self.with_address(within, answer).await;
+                let gone = async {
+                    if ended {
+                        never::<()>().await;
+                    }
+                    ending.await;
+                };
+                return self.with_address(within, answer, gone).await;
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use super::create::{HELPER, MOUNT};
 use super::object::Object;
-use super::rules::{LeftAlone, Words, wanted};
+use super::rules::{LeftAlone, Words, wanted, wants_dns};
 
 /// A container, as Docker tells. Old engines list volumes, newer ones mounts.
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +60,12 @@ impl Container {
     #[must_use]
     pub fn hostname(&self) -> &str {
         &self.config.hostname
+    }
+
+    /// Does it want names and nameserver?
+    #[must_use]
+    pub fn wants_dns(&self) -> bool {
+        wants_dns(self.config.env.as_deref().unwrap_or_default())
     }
 
     /// With which words it is attached, if it is.

@@ -90,9 +90,10 @@ impl Proxy {
         let plain = is_type(request.headers(), "application/json") && !request.body().is_end_stream();
         let ready = match plain {
             true => {
-                let settings = &self.settings().await;
+                let mut settings = self.settings().await;
+                settings.dns = settings.dns.filter(|_| container.wants_dns());
                 edit(request, async |body| {
-                    start::rewrite(body, container.hostname(), settings)
+                    start::rewrite(body, container.hostname(), &settings)
                 })
                 .await?
             }
@@ -102,15 +103,17 @@ impl Proxy {
         Ok((ready, After::Attached(self.keeper.expect_start(&container.id))))
     }
 
-    /// Puts the address on the network into an answer; if there is none, it stays as it is.
+    /// Puts the address on the network into an answer; if there is none, it stays as it is. Ends at once, without
+    /// waiting for a start under way, when `gone` does.
     pub(super) async fn with_address(
         &self,
         within: Within,
         answer: Response<Incoming>,
+        gone: impl Future<Output = ()>,
     ) -> Result<Response<AnyBody>, Failure> {
         let (mut head, body) = answer.into_parts();
         let body = bounded(body, ANSWER_LIMIT).await?;
-        let changed = match self.addressed(within, &body).await {
+        let changed = match self.addressed(within, &body, gone).await {
             Ok(changed) => changed,
             Err(error) => {
                 tracing::warn!("an answer of Docker stays as it is: {error}");
@@ -122,7 +125,12 @@ impl Proxy {
         Ok(Response::from_parts(head, whole(body)))
     }
 
-    async fn addressed(&self, within: Within, body: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+    async fn addressed(
+        &self,
+        within: Within,
+        body: &[u8],
+        gone: impl Future<Output = ()>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let Some(answer) = Object::parse(body)? else {
             return Ok(None);
         };
@@ -132,7 +140,10 @@ impl Proxy {
         if pid == 0 {
             return Ok(None);
         }
-        self.keeper.settled(&id).await;
+        tokio::select! {
+            () = self.keeper.settled(&id) => {}
+            () = gone => {}
+        }
         let Some(seen) = (self.look)(pid).await else {
             return Ok(None);
         };

@@ -41,6 +41,27 @@ pub struct Inherited {
     pub fd: OwnedFd,
 }
 
+impl Inherited {
+    /// Is it a Unix socket at that path?
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let address = socket2::SockRef::from(&self.fd).local_addr();
+        address.is_ok_and(|address| address.as_pathname() == Some(path))
+    }
+
+    /// The same once more.
+    ///
+    /// # Errors
+    /// If there are too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            number: self.number,
+            fd: self.fd.try_clone()?,
+        })
+    }
+}
+
 /// One listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
