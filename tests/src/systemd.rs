@@ -191,13 +191,13 @@ impl<'a> Systemd<'a> {
         self.run(&["sh", "-c", IMPORT, "sh", "/tmp"])?.ok().map(drop)
     }
 
-    /// The journal.
+    /// What weave has logged.
     ///
     /// # Errors
     /// If there is none.
     pub fn log(&self) -> Result<String> {
         Ok(self
-            .run(&["journalctl", "--no-pager", "--lines=200", "--output=cat"])?
+            .run(&["journalctl", "--no-pager", "--output=cat", "--unit=weave"])?
             .stdout)
     }
 

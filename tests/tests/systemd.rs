@@ -62,18 +62,6 @@ fn all_that_it_does(systemd: &Systemd<'_>) -> Result<()> {
     .ok()?;
     let rules = systemd.run(&["nft", "list", "table", "ip", "weave"])?.ok()?;
     ensure!(rules.contains("masquerade"), "{rules}");
-    // One that cannot be attached is killed.
-    let bad = [
-        PROXY,
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--env",
-        "WEAVE_CIDR=10.1.1.1",
-    ];
-    let message = docker(systemd, &[&bad[..], &SLEEP].concat())?.fails_with(125)?;
-    ensure!(message.contains("invalid CIDR address: 10.1.1.1"), "{message}");
     systemd.run(&["ip", "netns", "add", "plain"])?.ok()?;
     systemd.weave(&["attach", "netns:plain"])?.ok()?;
     let status = systemd.weave(&["status"])?.ok()?;
@@ -88,6 +76,18 @@ fn all_that_it_does(systemd: &Systemd<'_>) -> Result<()> {
     ] {
         ensure!(!log.contains(refusal), "{log}");
     }
+    // One that cannot be attached is killed.
+    let bad = [
+        PROXY,
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--env",
+        "WEAVE_CIDR=10.1.1.1",
+    ];
+    let message = docker(systemd, &[&bad[..], &SLEEP].concat())?.fails_with(125)?;
+    ensure!(message.contains("invalid CIDR address: 10.1.1.1"), "{message}");
     Ok(())
 }
 
