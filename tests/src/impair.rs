@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::zeroed;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 
 use crate::lab::firewall::like_a_wire;
 use crate::lab::{Host, Lab, netns};
+use crate::packets::open;
 use crate::random::Random;
 
 /// What happens to frames, each independently, in per cent. Counted on each of the two ways.
@@ -74,7 +75,6 @@ const HOLD_FRAMES: u64 = 4;
 const HOLD_TIME: Duration = Duration::from_millis(5);
 const BATCH: usize = 64;
 const FRAME: usize = 10_000;
-const BUFFER: libc::c_int = 8 << 20;
 
 impl Relay {
     /// Puts it between `host` and its (first) segment.
@@ -157,47 +157,6 @@ impl Drop for Relay {
         // All of it fails if the lab is gone already.
         let _was_there = self.ip(&["link", "del", &self.inner]);
         let _was_there = self.ip(&["link", "set", &self.port, "master", &self.bridge]);
-    }
-}
-
-/// A packet socket that receives what arrives at `device`, in the network namespace of this thread.
-fn open(device: &str) -> Result<OwnedFd> {
-    let name = std::ffi::CString::new(device)?;
-    // SAFETY: the name is NUL-terminated.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    let protocol = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: no pointers; the result is checked.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error().into());
-    }
-    // SAFETY: the descriptor is fresh, valid, and owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-    set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
-    set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER)?;
-    // SAFETY: all-zero is a valid address of this family.
-    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = protocol;
-    address.sll_ifindex = index.cast_signed();
-    let size = size_of_val(&address) as u32;
-    // SAFETY: passes a valid address and its size.
-    if unsafe { libc::bind(fd, (&raw const address).cast(), size) } != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("cannot bind to {device}"));
-    }
-    Ok(socket)
-}
-
-fn set(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let size = size_of_val(&value) as u32;
-    // SAFETY: passes a valid int and its size.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 

@@ -96,7 +96,7 @@ counters! {
     drop_bad_source_mac,
     /// Dropped: a container used another source MAC than its own.
     drop_spoofed_mac,
-    /// Dropped: a container used an IPv4 address that it was not given.
+    /// Dropped: a container used an IPv4 address that it was not given, or one that cannot be read.
     drop_spoofed_ip,
     /// Dropped: spanning tree frames stay on their host.
     drop_spanning_tree,

@@ -1014,6 +1014,18 @@ fn arp_frame(src: [u8; 6], sender: [u8; 6], sender_ip: [u8; 4]) -> Vec<u8> {
     frame
 }
 
+/// With tags of VLAN 0 before its packet, the outermost first.
+fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let (addresses, packet) = frame.split_at(12);
+    let tags = tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0, 0]].concat());
+    addresses
+        .iter()
+        .copied()
+        .chain(tags)
+        .chain(packet.iter().copied())
+        .collect()
+}
+
 #[test]
 fn only_frames_from_a_containers_own_addresses_leave_it() {
     let Some(mut bench) = Bench::new("spoof") else {
@@ -1054,6 +1066,77 @@ fn only_frames_from_a_containers_own_addresses_leave_it() {
             Some("drop_spoofed_mac"),
         ),
     ];
+    // What a receiver finds behind tags; the kernel has taken off one more before the program sees the frame.
+    let own = ipv4_frame([0xff; 6], HERE, 60, true);
+    let (own_arp, spoofed_arp) = (arp_frame(HERE, HERE, ours), arp_frame(HERE, HERE, [10, 32, 0, 2]));
+    let other_mac_arp = arp_frame(HERE, spoofed_mac, ours);
+    let mut table = Vec::from(table);
+    for tags in [
+        &[0x8100][..],
+        &[0x88a8],
+        &[0x9100],
+        &[0x8100, 0x8100],
+        &[0x88a8, 0x8100],
+    ] {
+        table.extend([
+            ("its own, tagged", tagged(&own, tags), None),
+            (
+                "other IPv4 source, tagged",
+                tagged(&spoofed_ip, tags),
+                Some("drop_spoofed_ip"),
+            ),
+            ("ARP, tagged", tagged(&own_arp, tags), None),
+            (
+                "ARP for another address, tagged",
+                tagged(&spoofed_arp, tags),
+                Some("drop_spoofed_ip"),
+            ),
+            (
+                "ARP with another MAC, tagged",
+                tagged(&other_mac_arp, tags),
+                Some("drop_spoofed_mac"),
+            ),
+            (
+                "IPv6, tagged",
+                tagged(&ipv6_frame([0xff; 6], HERE, 80), tags),
+                None,
+            ),
+        ]);
+    }
+    let (mut with_options, mut fragment) = (spoofed_ip.clone(), spoofed_ip.clone());
+    with_options[14] = 0x4f;
+    // The last one, far from the header of TCP.
+    fragment[14 + 6..14 + 8].copy_from_slice(&[0, 100]);
+    table.extend([
+        (
+            "too many tags",
+            tagged(&own, &[0x8100; 3]),
+            Some("drop_spoofed_ip"),
+        ),
+        ("a source with options", with_options, Some("drop_spoofed_ip")),
+        ("a fragment", fragment, Some("drop_spoofed_ip")),
+        // Newer kernels run no program on half an IPv4 header right after Ethernet: see the end-to-end tests.
+        (
+            "ARP without its sender",
+            own_arp[..14 + 17].to_vec(),
+            Some("drop_spoofed_ip"),
+        ),
+        (
+            "half a tag",
+            tagged(&own, &[0x8100])[..14 + 3].to_vec(),
+            Some("drop_spoofed_ip"),
+        ),
+        (
+            "a tag and half an IPv4 header",
+            tagged(&own, &[0x8100])[..14 + 4 + 15].to_vec(),
+            Some("drop_spoofed_ip"),
+        ),
+        (
+            "two tags and half of ARP",
+            tagged(&own_arp, &[0x8100; 2])[..14 + 8 + 17].to_vec(),
+            Some("drop_spoofed_ip"),
+        ),
+    ]);
     let listed = source(&identity(Some(&[[10, 2, 1, 7], ours])));
     bench.maps.set_source(LO, Some(&listed)).unwrap();
     for (what, frame, dropped) in &table {
