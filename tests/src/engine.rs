@@ -105,18 +105,32 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Engine::start`].
     pub fn start_with_tls(host: &'a Host, address: &str, tls: &Certificates) -> Result<Self> {
-        let mut engine = Self::prepare(host, NO_BRIDGE)?;
-        let tcp = format!("tcp://{address}");
         let options = tls.server_options();
-        let mut more = vec!["--host", &tcp, "--tlsverify"];
+        let mut more = vec!["--tlsverify"];
         more.extend(options.iter().map(String::as_str));
-        engine.start_dockerd_with(&more)?;
-        engine.import()?;
-        engine.reach = vec![
-            ("DOCKER_HOST", tcp),
+        let mut engine = Self::start_with_tcp_and(host, address, &more)?;
+        engine.reach.extend([
             ("DOCKER_TLS_VERIFY", "1".to_owned()),
             ("DOCKER_CERT_PATH", tls.client_folder().display().to_string()),
-        ];
+        ]);
+        Ok(engine)
+    }
+
+    /// The same for everybody who can connect.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_with_tcp(host: &'a Host, address: &str) -> Result<Self> {
+        // Docker 20.10 waits before it listens so, unless it is told that this is meant.
+        Self::start_with_tcp_and(host, address, &["--tls=false"])
+    }
+
+    fn start_with_tcp_and(host: &'a Host, address: &str, more: &[&str]) -> Result<Self> {
+        let mut engine = Self::prepare(host, NO_BRIDGE)?;
+        let tcp = format!("tcp://{address}");
+        engine.start_dockerd_with(&[&["--host", &tcp], more].concat())?;
+        engine.import()?;
+        engine.reach = vec![("DOCKER_HOST", tcp)];
         Ok(engine)
     }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Longer than any step takes on a slow, busy machine; only a hang reaches it.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -196,6 +197,35 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Resul
 pub fn signal(pid: i32, number: i32) {
     // SAFETY: kill has no memory effects.
     unsafe { libc::kill(pid, number) };
+}
+
+/// Makes `command` start with these sockets as its descriptors 3, 4, …, as a service manager passes them. The
+/// variables that say so are up to the caller: only the new process knows its ID.
+///
+/// # Errors
+/// If there are too many descriptors.
+pub fn pass_sockets(command: &mut Command, sockets: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut high = Vec::new();
+    for socket in sockets {
+        // Above all places that they will take, so that none overwrites another.
+        // SAFETY: the descriptor is open; the new one is checked, and owned here.
+        let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 32) };
+        ensure!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: nobody else has it.
+        high.push(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    // SAFETY: between fork and exec only dup2 is called.
+    unsafe {
+        command.pre_exec(move || {
+            for (to, from) in (3..).zip(&high) {
+                if libc::dup2(from.as_raw_fd(), to) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {

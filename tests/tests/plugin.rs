@@ -2,14 +2,13 @@
 //! Docker while the daemon is away.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context, Result, ensure};
 use weave_tests::engine::{Engine, folder};
 use weave_tests::lab::{Host, Lab, Plan};
-use weave_tests::process::{Background, LIMIT, wait_for};
+use weave_tests::process::{self, Background, LIMIT, wait_for};
 
 fn address(engine: &Engine, container: &str, network: &str) -> Result<Ipv4Addr> {
     let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
@@ -210,26 +209,7 @@ impl Sockets {
         let mut command = engine.command("sh")?;
         let script = r#"export LISTEN_PID=$$ LISTEN_FDS=2 && exec "$0" launch --foreground --name "$1""#;
         command.args(["-c", script, &program, &engine.host().peer_name()]);
-        let mut high = Vec::new();
-        for socket in &self.0 {
-            // SAFETY: the descriptor is open; the new one, above those that systemd uses, is checked and owned here.
-            let fd = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) };
-            ensure!(fd >= 10, "{}", std::io::Error::last_os_error());
-            // SAFETY: nobody else has it.
-            high.push(unsafe { OwnedFd::from_raw_fd(fd) });
-        }
-        let numbers: Vec<i32> = high.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: between fork and exec only dup2 is called.
-        unsafe {
-            command.pre_exec(move || {
-                for (to, from) in (3..).zip(&numbers) {
-                    if libc::dup2(*from, to) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
+        process::pass_sockets(&mut command, &self.0.each_ref().map(AsFd::as_fd))?;
         Background::start(&mut command)
     }
 }

@@ -1,131 +1,16 @@
 //! The Docker API proxy in front of a real engine (control.md 4.2 to 4.8; cli.md 8.5).
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weave_tests::certificates::Certificates;
 use weave_tests::engine::{Engine, GATEWAY, folder};
-use weave_tests::lab::{Host, Lab, Plan};
-use weave_tests::process::{self, Background, LIMIT, Output, wait_for};
-
-/// A container that stays.
-const SLEEP: [&str; 3] = ["box", "sleep", "100000"];
-
-/// An engine, and the proxy in front of it.
-struct World<'a> {
-    engine: Engine<'a>,
-    host: &'a Host,
-}
-
-impl<'a> World<'a> {
-    fn start(host: &'a Host) -> Result<Self> {
-        let engine = Engine::start_with_bridge(host)?;
-        Ok(Self { engine, host })
-    }
-
-    fn launch(&self, args: &[&str]) -> Result<()> {
-        let listen = format!("--dns-listen-address={GATEWAY}:53");
-        let all = [&[listen.as_str(), "--resolv-conf=/dev/null"], args].concat();
-        self.engine.launch(&all)
-    }
-
-    /// Stops the daemon, and its sockets are gone.
-    fn stop(&self) -> Result<()> {
-        self.engine.weave(&["stop"])?.ok()?;
-        ensure!(!self.socket().exists(), "the proxy's socket stays");
-        Ok(())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.host.run_dir().join("weave.sock")
-    }
-
-    fn files(&self) -> Result<PathBuf> {
-        folder(self.host)
-    }
-
-    /// `docker ARGS…` through the proxy.
-    fn command(&self, args: &[&str]) -> Result<Command> {
-        let mut command = self.host.command("docker")?;
-        command
-            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
-            // The builder that needs nothing but the engine.
-            .env("DOCKER_BUILDKIT", "0")
-            .args(args);
-        Ok(command)
-    }
-
-    fn docker(&self, args: &[&str]) -> Result<Output> {
-        process::run(&mut self.command(args)?, LIMIT)
-    }
-
-    /// The same with something at its standard input.
-    fn with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        let file = self.files()?.join("input");
-        fs::write(&file, input)?;
-        let mut command = self.host.command("sh")?;
-        command
-            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
-            .args(["-c", r#"exec docker "$@" < "$0""#])
-            .arg(file)
-            .args(args);
-        process::run(&mut command, LIMIT)
-    }
-
-    /// What a container prints that runs `args` of the image `box`.
-    fn run(&self, options: &[&str], args: &[&str]) -> Result<String> {
-        self.docker(&[&["run", "--rm"], options, &["box"], args].concat())?
-            .ok()
-    }
-
-    fn run_detached(&self, name: &str, options: &[&str]) -> Result<()> {
-        let all = [&["run", "--detach", "--name", name], options, &SLEEP].concat();
-        self.docker(&all)?.ok().map(drop)
-    }
-
-    fn inspect(&self, name: &str, format: &str) -> Result<String> {
-        let shown = self.docker(&["inspect", "--format", format, name])?.ok()?;
-        Ok(shown.trim().to_owned())
-    }
-
-    /// The container's addresses, with prefix lengths, in order.
-    fn cidrs(&self, name: &str) -> Result<Vec<String>> {
-        let line = self.engine.weave(&["ps", name])?.ok()?;
-        Ok(line.split_whitespace().skip(2).map(str::to_owned).collect())
-    }
-
-    /// A request as it is written, through the proxy; the answer until the connection is closed.
-    fn raw(&self, request: &str) -> Result<String> {
-        let mut stream = UnixStream::connect(self.socket())?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.write_all(request.as_bytes())?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-
-    /// A request with a JSON body; the answer's status and body.
-    fn post(&self, path: &str, body: &str) -> Result<(u16, String)> {
-        let length = body.len();
-        let answer = self.raw(&format!(
-            "POST {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
-             {body}"
-        ))?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?;
-        Ok((status.parse()?, body.to_owned()))
-    }
-}
-
-const INTERFACE: [&str; 7] = ["ip", "-4", "-o", "address", "show", "dev", "ethwe"];
+use weave_tests::lab::{Lab, Plan};
+use weave_tests::process::{self, Background, LIMIT, wait_for};
+use weave_tests::proxied::{INTERFACE, SLEEP, World};
 
 /// Where the proxy says it is.
 fn addresses(world: &World<'_>) -> Result<()> {
@@ -353,7 +238,7 @@ fn streams(world: &World<'_>) -> Result<()> {
     let (status, body) = world.post("/v1.41/containers/c1/exec", exec)?;
     ensure!(status == 201, "{body}");
     let id = body.split('"').nth(3).context("no exec ID")?;
-    let answer = world.raw(&format!(
+    let answer = world.raw(format!(
         "POST /v1.41/exec/{id}/start HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
          Content-Length: 28\r\n\r\n{{\"Detach\":false,\"Tty\":false}}hello"
     ))?;
@@ -456,7 +341,7 @@ fn old_starts(world: &World<'_>) -> Result<()> {
 
 /// TLS over TCP, a link to the socket, and everything switched off that can be.
 fn other_options(world: &World<'_>) -> Result<()> {
-    let tls = Certificates::make(world.host, &world.files()?.join("tls"))?;
+    let tls = Certificates::make(world.engine.host(), &world.files()?.join("tls"))?;
     let link = world.files()?.join("link.sock");
     let link_option = format!("-H=unix://{}", link.display());
     let mut options = vec![
@@ -488,7 +373,8 @@ fn other_options(world: &World<'_>) -> Result<()> {
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         world
-            .host
+            .engine
+            .host()
             .exec(&all.iter().map(String::as_str).collect::<Vec<_>>())
     };
     ensure!(!docker(false, &["version"])?.success(), "without TLS");
@@ -525,9 +411,11 @@ fn other_options(world: &World<'_>) -> Result<()> {
     for unwanted in ["224.0.0.0", "Weave", &nameserver, "quiet"] {
         ensure!(!shown.contains(unwanted), "{unwanted} in {shown}");
     }
-    let through = world
-        .host
-        .exec(&["docker", &format!("-H=unix://{}", link.display()), "version"])?;
+    let through =
+        world
+            .engine
+            .host()
+            .exec(&["docker", &format!("-H=unix://{}", link.display()), "version"])?;
     through.ok()?;
     world.stop()?;
     ensure!(fs::symlink_metadata(&link).is_err(), "the link stays");
@@ -627,7 +515,7 @@ fn docker_behind_tls() {
         let tls = Certificates::make(host, &files.join("tls"))?;
         let engine = Engine::start_with_tls(host, "127.0.0.1:2376", &tls)?;
         let listen = format!("-H=unix://{}", host.run_dir().join("weave.sock").display());
-        let world = World { engine, host };
+        let world = World { engine };
         world.engine.launch(&[&listen])?;
         let shown = world.run(&["--network", "none"], &INTERFACE)?;
         ensure!(shown.contains(" inet 10.32."), "{shown}");
