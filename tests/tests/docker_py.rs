@@ -33,7 +33,7 @@ fn docker_py() {
         let host = lab.host(1)?;
         let world = World::start(host)?;
         let alone = outcomes(host, &world.files()?.join("docker.sock"), &[])?;
-        ensure!(alone.lines().count() > 30, "{alone}");
+        ensure!(alone.lines().count() > 25, "{alone}");
         world.launch(&[])?;
         let proxied = outcomes(host, &world.socket(), &["attached"])?;
         ensure!(

@@ -44,6 +44,12 @@ const DOCKER: [(&str, &str); 5] = [
     ("busybox", "busybox-static"),
     ("musl-gcc", "musl-tools"),
 ];
+/// A client library of Docker's that is run through the proxy, and what it is told by. Where it cannot be had its test
+/// is skipped.
+const DOCKER_PY: (&str, &str) = (
+    "/usr/lib/python3/dist-packages/docker/__init__.py",
+    "python3-docker",
+);
 /// What only measurements need: `cargo xtask setup --bench`.
 pub const BENCH: [(&str, &str); 2] = [("dnsperf", "dnsperf"), ("dnsmasq", "dnsmasq-base")];
 /// The original's mesh library and a compiler for it (80 MB; about a minute), also only where `CI` is set.
@@ -67,6 +73,7 @@ pub fn run(detail: Detail) -> Result<()> {
     let mut programs = PROGRAMS.to_vec();
     if std::env::var_os("CI").is_some() {
         programs.extend(DOCKER);
+        programs.push(DOCKER_PY);
     }
     let missing = missing(&programs);
     for (program, package) in programs {
