@@ -111,12 +111,20 @@ struct Job {
 
 /// How a try has ended.
 enum Attempt {
-    /// It is attached, or none of ours, or has ended.
-    Done,
-    /// It cannot be attached. `pid`: its main process, if that waits for it.
-    Failed { why: String, pid: Option<u32> },
-    /// Docker gives no answer, so that nobody knows.
-    NoAnswer(String),
+    /// It is none of ours, or has ended.
+    Nothing,
+    /// It has its addresses.
+    Attached,
+    /// It has not.
+    Failed(Failed),
+}
+
+struct Failed {
+    why: String,
+    /// Its main process, if that waits for it.
+    pid: Option<u32>,
+    /// Docker gave no answer: nobody knows what the container is.
+    unknown: bool,
 }
 
 /// When a container is tried again.
@@ -203,27 +211,33 @@ impl Worker {
     async fn attach(&self, id: &str, taken: &Taken, wake: &Notify, mode: Mode) -> Option<Outcome> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let tried = self.attempt(id).await;
-            let now = self.tell_life(id).await;
-            let why = match (tried, now) {
-                (Attempt::Done, _) => return Some(Ok(())),
-                // It has ended meanwhile: that is why.
-                (_, Life::Ended | Life::Gone) => return Some(Ok(())),
-                // And was started again: that start is told of.
-                (Attempt::Failed { pid: Some(pid), .. }, Life::Runs(now)) if pid != now => {
+            let failed = match self.attempt(id).await {
+                Attempt::Nothing => return Some(Ok(())),
+                Attempt::Attached => {
+                    // Nobody waits for this.
+                    let (worker, id) = (self.clone(), id.to_owned());
+                    tokio::spawn(async move { worker.tell_life(&id).await });
                     return Some(Ok(()));
                 }
-                (Attempt::Failed { why, pid }, Life::Runs(_)) if mode == Mode::Started => {
+                Attempt::Failed(failed) => failed,
+            };
+            let why = failed.why;
+            match self.tell_life(id).await {
+                // It has ended meanwhile: that is why.
+                Life::Ended | Life::Gone => return Some(Ok(())),
+                // And was started again: that start is told of.
+                Life::Runs(now) if failed.pid.is_some_and(|pid| pid != now) => return Some(Ok(())),
+                Life::Runs(_) if mode == Mode::Started && !failed.unknown => {
                     tracing::warn!("cannot attach container {id}: {why}");
                     // Without one it waits for nothing.
-                    let Some(pid) = pid else {
+                    let Some(pid) = failed.pid else {
                         return Some(Ok(()));
                     };
                     self.kill(id, pid, !taken.is_empty()).await;
                     return Some(Err(why));
                 }
-                (Attempt::Failed { why, .. } | Attempt::NoAnswer(why), _) => why,
-            };
+                Life::Runs(_) | Life::Unknown => {}
+            }
             let after = pause.as_secs();
             tracing::warn!("cannot attach container {id}, trying again in {after} s: {why}");
             self.0.keeper.waiters().pause(id);
@@ -282,8 +296,14 @@ impl Worker {
         let permit = self.0.permits.acquire().await;
         let found = match docker::find_at(&self.0.docker, id).await {
             Ok(Some(found)) if found.running => found,
-            Ok(_) => return Attempt::Done,
-            Err(error) => return Attempt::NoAnswer(error.to_string()),
+            Ok(_) => return Attempt::Nothing,
+            Err(error) => {
+                return Attempt::Failed(Failed {
+                    why: error.to_string(),
+                    pid: None,
+                    unknown: true,
+                });
+            }
         };
         let kept = self.0.attachments.get(id).await;
         let words = found
@@ -297,19 +317,25 @@ impl Worker {
             }
         };
         if words.is_none() && kept.is_none() {
-            return Attempt::Done;
+            return Attempt::Nothing;
         }
         let pid = found.pid.filter(|_| words.is_some());
+        let failed = |why| {
+            Attempt::Failed(Failed {
+                why,
+                pid,
+                unknown: false,
+            })
+        };
         let container = match container::of_docker_here(id, found) {
             Ok(container) => container,
-            Err(NetError::Died(_) | NetError::NotRunning(_)) => return Attempt::Done,
+            Err(NetError::Died(_) | NetError::NotRunning(_)) => return Attempt::Nothing,
             Err(error @ NetError::Elsewhere { .. }) => {
                 tracing::info!("{error}");
-                return Attempt::Done;
+                return Attempt::Nothing;
             }
             Err(error) => {
-                let why = error.to_string();
-                return Attempt::Failed { why, pid };
+                return failed(error.to_string());
             }
         };
         // Waiting for an address is no work.
@@ -320,8 +346,8 @@ impl Worker {
             kept,
         };
         match self.work(id, &job).await {
-            Ok(()) => Attempt::Done,
-            Err(why) => Attempt::Failed { why, pid },
+            Ok(()) => Attempt::Attached,
+            Err(why) => failed(why),
         }
     }
 
