@@ -87,6 +87,15 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Engine::start`].
     pub fn start_with_bridge(host: &'a Host) -> Result<Self> {
+        Self::make_bridge(host)?;
+        Self::start_on(host, BRIDGE)
+    }
+
+    /// Docker's bridge, for an engine that is prepared with it.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn make_bridge(host: &Host) -> Result<()> {
         for words in [
             // With an address of its own, as Docker gives it one: else it changes with the ports, and packets of
             // containers get lost until they have learnt that.
@@ -97,7 +106,7 @@ impl<'a> Engine<'a> {
             let all: Vec<&str> = ["-n", host.netns()].into_iter().chain(words.split(' ')).collect();
             netns::ip(&all)?;
         }
-        Self::start_on(host, BRIDGE)
+        Ok(())
     }
 
     /// The same without a bridge, where Docker is reached over TCP at `address`, with certificates of `tls`.
